@@ -1,0 +1,62 @@
+# Every target sets up .venv first, from exact versions, and only when they have changed.
+# Options go in ARGS (make sync ARGS=--dry-run), a query in QUERY.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export QUERY
+
+.DEFAULT_GOAL := help
+.PHONY: help demo sync sql views sandbox test lint format bench lock clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/ready ## sync a made-up account and show a few answers; no account needed
+	@$(BIN)/verify-sync demo $(ARGS)
+
+sync: .venv/ready ## read what is due from Twilio, merge it, publish it: the scheduled job
+	@$(BIN)/verify-sync sync $(ARGS)
+
+sql: .venv/ready ## ask the published file: make sql QUERY="from daily_conversion limit 5"
+	@$(BIN)/verify-sync sql $(ARGS) $${QUERY:+"$$QUERY"}
+
+views: .venv/ready ## apply the views of sql/ again without syncing
+	@$(BIN)/verify-sync views $(ARGS)
+
+sandbox: .venv/ready ## serve a made-up account like Twilio would, on loopback
+	@$(BIN)/verify-sync sandbox $(ARGS)
+
+test: .venv/ready ## run the tests
+	$(BIN)/pytest -n auto $(ARGS)
+
+lint: .venv/ready ## ruff, mypy, sqlfluff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint sql --disable-progress-bar
+
+format: .venv/ready ## let ruff and sqlfluff repair what they can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/sqlfluff fix sql --disable-progress-bar
+
+bench: .venv/ready ## measure against dlt's stock rest_api source, on the sandbox
+	$(BIN)/python -m tests.bench $(ARGS)
+
+lock: ## resolve requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.10 \
+		--no-annotate --no-header --no-emit-index-url --output-file requirements.lock
+
+clean: ## remove .venv and caches; warehouses stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "verify-sync needs Python 3.10 to 3.13: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+		{ echo "no venv module: install it first (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "setting up .venv ..." >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,1 @@
+"""verify-sync: a complete, settled copy of Twilio Verify's attempts in DuckDB."""

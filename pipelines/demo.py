@@ -1,0 +1,52 @@
+"""The whole product without an account: a sandbox, a sync from it, and a few answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from pipelines.client import Credentials
+from pipelines.query import open_published, run_query
+from pipelines.sandbox.account import Account
+from pipelines.sandbox.sends import DAY
+from pipelines.sandbox.server import Sandbox
+from pipelines.settings import Settings
+from pipelines.sync import Outcome, sync
+
+ATTEMPTS, DAYS = 20_000, 30
+ANSWERS = {
+    "Conversion by channel": """
+        select channel, sum(attempts) as attempts, sum(verifications) as verifications,
+            round(sum(converted_verifications) / sum(verifications), 3) as success_rate,
+            round(sum(delivered_attempts) / sum(delivered_attempts + failed_attempts), 3)
+                as delivery_rate
+        from daily_conversion group by channel order by attempts desc""",
+    "The worst countries": """
+        select country, sum(verifications) as verifications,
+            round(sum(converted_verifications) / sum(verifications), 3) as success_rate
+        from daily_conversion group by country having sum(verifications) >= 100
+        order by success_rate limit 5""",
+    "What the syncs did": """
+        select date_trunc('minute', read_at) as read_at, count(*) as slices,
+            sum(pages) as requests, sum(attempts) as attempts,
+            min(created_after) as created_after, max(created_before) as created_before
+        from twilio_verify.windows_read group by all order by read_at desc limit 5""",
+}
+
+
+def demo(settings: Settings, now: datetime) -> Outcome:
+    """Syncs a made-up account into a folder of its own and prints what it holds."""
+    account = Account(attempts=ATTEMPTS, days=DAYS, since=int(now.timestamp()) - DAYS * DAY)
+    with Sandbox(account, now=now.timestamp) as sandbox:
+        of_sandbox = replace(
+            settings,
+            directory=settings.directory / "demo",
+            base_url=sandbox.url,
+            credentials=Credentials.of(sandbox.account_sid, sandbox.auth_token),
+        )
+        outcome = sync(of_sandbox, now)
+    with open_published(of_sandbox.published) as connection:
+        for title, query in ANSWERS.items():
+            print(f"\n{title}")
+            run_query(connection, query, "table")
+    return outcome

@@ -1,0 +1,34 @@
+"""Failures a person can act on, and the one place that keeps secrets out of what is printed."""
+
+from __future__ import annotations
+
+import re
+
+_SECRETS: set[str] = set()
+# A phone number as it is written or as it stands in a URL; an e-mail address likewise.
+_PERSONAL = re.compile(r"(?:\+|%2B)\d{5,15}|[\w.%+-]+(?:@|%40)[\w-]+(?:\.[\w-]+)+", re.IGNORECASE)
+
+
+class Failure(Exception):
+    """The run failed: one line that says what and what to do. Exit code 1."""
+
+    exit_code = 1
+
+
+class Misuse(Failure):
+    """Wrong usage or configuration, or refused credentials. Exit code 2."""
+
+    exit_code = 2
+
+
+def keep_secret(value: str) -> None:
+    """Has `redact` blank out `value` from now on."""
+    if value:
+        _SECRETS.add(value)
+
+
+def redact(text: str) -> str:
+    """`text` without credentials, phone numbers and e-mail addresses."""
+    for secret in _SECRETS:
+        text = text.replace(secret, "[secret]")
+    return _PERSONAL.sub("[redacted]", text)

@@ -1,0 +1,175 @@
+"""The sandbox over HTTP, on loopback only: credentials, rate limit, headers, a log of requests."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+from pipelines.sandbox.account import Account
+from pipelines.sandbox.api import LIST, SUMMARY, Api, Refusal
+from pipelines.sandbox.render import Renderer
+from pipelines.sandbox.state import View
+from pipelines.sandbox.switches import Limits, Switches
+
+
+class Request(NamedTuple):
+    """A line of the sandbox's log: monotonic seconds at arrival, path, parameters, HTTP status."""
+
+    at: float
+    path: str
+    parameters: dict[str, str]
+    status: int
+
+
+class Allowance:
+    """Counts requests on the machine's monotonic clock, whatever the account's clock says."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._taken: deque[float] = deque()
+        self._lock = threading.Lock()
+
+    def wait(self, at: float) -> float:
+        """Takes a slot and returns 0, or returns the seconds until one is free."""
+        span = self._limits.seconds
+        with self._lock:
+            oldest = at // span * span if self._limits.fixed_window else at - span
+            while self._taken and self._taken[0] <= oldest:
+                self._taken.popleft()
+            if not self._limits.requests or len(self._taken) < self._limits.requests:
+                self._taken.append(at)
+                return 0.0
+            free = oldest + span if self._limits.fixed_window else self._taken[0] + span
+            return free - at
+
+
+class Sandbox:
+    """An account served over HTTP; a context manager that listens on 127.0.0.1.
+
+    `now` returns the account's present in epoch seconds (also what the `Date` header tells);
+    `log` is every request answered. Credentials are fixed and worthless elsewhere.
+    """
+
+    account_sid = "AC" + "5a" * 16
+    auth_token = "sandbox-token"
+    api_key = "SK" + "5a" * 16
+    api_secret = "sandbox-secret"
+
+    def __init__(
+        self,
+        account: Account,
+        *,
+        now: Callable[[], float] = time.time,
+        switches: Switches | None = None,
+        limits: Limits | None = None,
+        port: int = 0,
+    ) -> None:
+        self.now = now
+        self.log: list[Request] = []
+        self._limits = limits or Limits()
+        self._allowances = {name: Allowance(self._limits) for name in (LIST, SUMMARY)}
+        self._server = _Server(("127.0.0.1", port), _Handler)
+        self._server.sandbox = self
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        switches = switches or Switches()
+        renderer = Renderer(account, switches, self.account_sid, self.url)
+        self._view = View(account, switches, renderer)
+        self._api = Api(self._view, self.url)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Sandbox:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def serve(self) -> None:
+        """Serves until interrupted."""
+        with self._server:
+            self._server.serve_forever()
+
+    def truth(self, at: float | None = None) -> list[dict[str, Any]]:
+        """Every attempt the API would list at `at` (default: now), as decoded JSON."""
+        now = self.now() if at is None else at
+        return [json.loads(text) for text in self._view.everything(now)]
+
+    def answer(self, path: str, parameters: dict[str, str], authorization: str | None) -> str:
+        """The body of a 200; raises Refusal, with the wait in `retry_after` for a 429."""
+        if path != LIST and not path.startswith(LIST + "/"):
+            raise Refusal(404, 20404, f"The requested resource {path} was not found")
+        bucket = SUMMARY if path == SUMMARY and not self._limits.summary_shares else LIST
+        wait = self._allowances[bucket].wait(time.monotonic())
+        if wait > 0:
+            refusal = Refusal(429, 20429, "Too many requests")
+            refusal.retry_after = int(wait) + 1 if self._limits.retry_after else None
+            raise refusal
+        self._check_credentials(authorization)
+        return self._api.answer(path, parameters, self.now())
+
+    def delay(self) -> None:
+        if self._limits.latency:
+            time.sleep(self._limits.latency)
+
+    def _check_credentials(self, authorization: str | None) -> None:
+        kind, _, coded = (authorization or "").partition(" ")
+        try:
+            user, _, password = base64.b64decode(coded, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            user = password = ""
+        secret = {self.account_sid: self.auth_token, self.api_key: self.api_secret}.get(user, "")
+        right = hmac.compare_digest(secret.encode(), password.encode())
+        if kind.lower() != "basic" or not secret or not right:
+            raise Refusal(401, 20003, "Authenticate")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+    sandbox: Sandbox
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # headers and body leave together
+    server: _Server
+
+    def do_GET(self) -> None:
+        sandbox, arrived = self.server.sandbox, time.monotonic()
+        parts = urlsplit(self.path)
+        parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
+        status, retry_after = 200, None
+        try:
+            authorization = self.headers.get("Authorization")
+            body = sandbox.answer(parts.path, parameters, authorization)
+        except Refusal as refusal:
+            status, retry_after, body = refusal.status, refusal.retry_after, refusal.body()
+        sandbox.delay()
+        sandbox.log.append(Request(arrived, parts.path, parameters, status))
+        self._reply(status, body.encode(), retry_after)
+
+    def _reply(self, status: int, body: bytes, retry_after: int | None) -> None:
+        self.send_response_only(status)
+        self.send_header("Date", self.date_time_string(int(self.server.sandbox.now())))
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Twilio-Request-Id", f"RQ{len(self.server.sandbox.log):032x}")
+        if retry_after is not None:
+            self.send_header("Retry-After", str(retry_after))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet: requests are in the sandbox's own log."""

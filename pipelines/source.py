@@ -1,0 +1,250 @@
+"""The dlt source: Twilio Verify's attempts and the record of which windows were read.
+
+`twilio_verify` is for anyone's own pipeline; verify-sync itself loads with `loaded`, the same
+resources fed with slices that are already complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, cast
+
+import dlt
+import pyarrow as pa
+from dlt.common.data_types import TDataType
+from dlt.common.destination.exceptions import DestinationUndefinedEntity
+from dlt.common.schema.typing import TColumnSchema, TTableSchemaColumns
+from dlt.common.typing import TSecretStrValue
+from dlt.extract import DltResource
+
+from pipelines.client import DEFAULT_BASE_URL, MAX_PAGE_SIZE, Client, Credentials
+from pipelines.decode import SCHEMA, decode, within
+from pipelines.errors import Misuse
+from pipelines.windows import (
+    DEFAULT_SCHEDULE,
+    RETENTION,
+    SECOND,
+    Window,
+    WindowRead,
+    plan,
+    slices,
+)
+
+NO_FILTERS: Mapping[str, str] = {}
+
+
+def _columns(required: str = "", **names_by_type: str) -> TTableSchemaColumns:
+    """Column hints from names by dlt's data type; `required` ones are never null."""
+    return {
+        name: TColumnSchema(
+            name=name, data_type=cast(TDataType, kind), nullable=name not in required.split()
+        )
+        for kind, names in names_by_type.items()
+        for name in names.split()
+    }
+
+
+def _attempts_columns() -> TTableSchemaColumns:
+    """As `decode.SCHEMA` has them, in its order: then a page is loaded without being rewritten."""
+    columns: TTableSchemaColumns = {}
+    for field in SCHEMA:
+        kind = "timestamp" if pa.types.is_timestamp(field.type) else "text"
+        columns |= _columns(required="sid date_created read_at", **{kind: field.name})
+    columns["sid"]["primary_key"] = True
+    columns["extra"]["data_type"] = "json"
+    columns["read_at"]["dedup_sort"] = "desc"  # of doubles in one load the last read stays
+    return columns
+
+
+# All raw tables but attempts: they exist from the first run on, whether or not it fills them.
+TABLES: dict[str, TTableSchemaColumns] = {
+    "windows_read": _columns(
+        text="account_sid filters_hash",
+        timestamp="created_after created_before read_at",
+        bigint="attempts pages",
+        required="account_sid filters_hash created_after created_before read_at",
+    ),
+    "sync_runs": _columns(
+        text="run_id command outcome error",
+        timestamp="started_at finished_at",
+        bigint="windows requests retries throttled attempts_read attempts_new rejected",
+        required="run_id command started_at",
+    ),
+    "reconciliations": _columns(
+        text="run_id filters_hash outcome",
+        timestamp="created_after created_before reconciled_at",
+        bigint="api_attempts api_converted api_unconverted attempts converted unconverted",
+        required="created_after created_before reconciled_at",
+    ),
+    "rejected_attempts": _columns(
+        text="reason", timestamp="read_at", json="attempt", required="reason read_at"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SliceRead:
+    """A slice paged to the end of its chain. `tables` are its pages, in page order."""
+
+    account_sid: str
+    window: Window
+    read_at: datetime  # of the first request
+    tables: list[pa.Table]
+
+    @property
+    def attempts(self) -> int:
+        return sum(table.num_rows for table in self.tables)
+
+    def record(self) -> dict[str, object]:
+        """Its row in `windows_read`."""
+        return {
+            "account_sid": self.account_sid,
+            "filters_hash": filters_hash(NO_FILTERS),
+            "created_after": self.window.after,
+            "created_before": self.window.before,
+            "read_at": self.read_at,
+            "attempts": self.attempts,
+            "pages": len(self.tables),
+        }
+
+
+def filters_hash(filters: Mapping[str, str]) -> str:
+    """Names a set of filters without telling them: one of them may be a phone number."""
+    return hashlib.sha256(json.dumps(filters, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fetch(client: Client, pieces: Iterable[Window]) -> Iterator[SliceRead]:
+    """Pages the slices, in order. Whatever makes the reading faster belongs here."""
+    for piece in pieces:
+        yield _read_slice(client, piece)
+
+
+def _read_slice(client: Client, piece: Window) -> SliceRead:
+    """Asks a second wider on each side: whether the API includes its bounds is not documented."""
+    read_at, tables = client.clock(), []
+    for page in client.pages(piece.after - SECOND, piece.before + SECOND):
+        table = decode(page.attempts, page.read_at)
+        _check_account(table, client.account_sid)
+        tables.append(within(table, piece.after, piece.before))
+    return SliceRead(client.account_sid, piece, read_at, tables)
+
+
+def _check_account(table: pa.Table, account_sid: str) -> None:
+    others = set(table["account_sid"].unique().to_pylist()) - {account_sid, None}
+    if others:
+        raise Misuse(
+            f"these credentials read account {others.pop()}, but TWILIO_ACCOUNT_SID says "
+            f"{account_sid}; a warehouse belongs to one account"
+        )
+
+
+def windows_read_sql(account_sid: str, filters_hash: str, since: datetime) -> str:
+    """Windows that count: their load package is complete, and they reach past `since`."""
+    return f"""
+        select created_after, created_before, read_at
+        from windows_read
+        where account_sid = '{account_sid}' and filters_hash = '{filters_hash}'
+            and created_before > timestamptz '{since.isoformat()}'
+            and _dlt_load_id in (select load_id from _dlt_loads where status = 0)
+    """
+
+
+def as_windows_read(rows: Iterable[Sequence[Any]]) -> list[WindowRead]:
+    """The rows of `windows_read_sql` as values for the planner."""
+    return [
+        WindowRead(Window(after.astimezone(timezone.utc), before.astimezone(timezone.utc)), read_at)
+        for after, before, read_at in rows
+    ]
+
+
+# Not upsert: within one load it does not remove doubles, which the API does deliver.
+_MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
+
+
+def _resources(reads: Iterable[SliceRead], materialize: bool) -> list[DltResource]:
+    """`reads` is gone through once; its rows and its records come out side by side."""
+
+    @dlt.resource(name="reads", selected=False)
+    def slices_read() -> Iterator[SliceRead]:
+        yield from reads
+
+    @dlt.transformer(
+        data_from=slices_read,
+        columns=_attempts_columns(),
+        write_disposition=_MERGE,
+        file_format="parquet",
+    )
+    def attempts(read: SliceRead) -> Iterator[pa.Table]:
+        yield from read.tables
+
+    @dlt.transformer(data_from=slices_read, columns=TABLES["windows_read"], file_format="parquet")
+    def windows_read(read: SliceRead) -> dict[str, object]:
+        return read.record()
+
+    def empty() -> Iterator[Any]:
+        yield dlt.mark.materialize_table_schema()
+
+    others = [
+        dlt.resource(empty, name=name, columns=columns, file_format="parquet")
+        for name, columns in TABLES.items()
+        if name != "windows_read" and materialize
+    ]
+    return [slices_read, attempts, windows_read, *others]
+
+
+@dlt.source(name="twilio_verify", section="twilio_verify", max_table_nesting=0)
+def loaded(reads: Iterable[SliceRead], materialize: bool = True) -> list[DltResource]:
+    """Slices that are complete, as one load package: their attempts and their `windows_read`.
+
+    `materialize` creates the tables that later commands fill.
+    """
+    return _resources(reads, materialize)
+
+
+@dlt.source(name="twilio_verify", section="twilio_verify", max_table_nesting=0)
+def twilio_verify(
+    account_sid: str = dlt.secrets.value,
+    auth_token: TSecretStrValue | None = None,
+    api_key: TSecretStrValue | None = None,
+    api_secret: TSecretStrValue | None = None,
+    base_url: str = DEFAULT_BASE_URL,
+    page_size: int = MAX_PAGE_SIZE,
+    timeout: float = 20.0,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    now: datetime | None = None,
+) -> list[DltResource]:
+    """Attempts of one Twilio account, merged on `sid`, for use in any dlt pipeline.
+
+    Without `created_after` and `created_before` (aware) it reads what is due: all of retention
+    on the first run, then new attempts and, by the destination's own `windows_read`, those that
+    have reached an age at which they are read again. `now` defaults to the clock.
+    Raises Misuse for credentials that make no pair, ApiError for errors of the API.
+    """
+    credentials = Credentials.of(account_sid, auth_token, api_key, api_secret)
+    now = now or datetime.now(timezone.utc)
+    client = Client(credentials, base_url, page_size, timeout, now)
+
+    def reads() -> Iterator[SliceRead]:
+        if created_after or created_before:
+            newest = now - SECOND
+            due = [Window(created_after or now - RETENTION, min(created_before or newest, newest))]
+        else:
+            due = plan(_read_before(account_sid, now), DEFAULT_SCHEDULE, now)
+        yield from fetch(client, slices(due))
+
+    return _resources(reads(), materialize=True)
+
+
+def _read_before(account_sid: str, now: datetime) -> list[WindowRead]:
+    """`windows_read` of the destination of the pipeline that runs; none before its first run."""
+    sql = windows_read_sql(account_sid, filters_hash(NO_FILTERS), now - RETENTION)
+    with dlt.current.pipeline().sql_client() as connection:
+        try:
+            return as_windows_read(connection.execute_sql(sql) or ())
+        except DestinationUndefinedEntity:
+            return []

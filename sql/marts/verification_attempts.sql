@@ -1,0 +1,132 @@
+create or replace view verification_attempts as
+with aged as (
+    select
+        a.attempt_sid,
+        a.verification_sid,
+        a.service_sid,
+        a.account_sid,
+        a.channel,
+        a.country,
+        a.locale,
+        a.carrier,
+        a.mcc,
+        a.mnc,
+        a.destination,
+        a.code_length,
+        a.conversion_status,
+        a.verification_status,
+        a.message_status,
+        a.error_code,
+        a.price,
+        a.currency,
+        a.created_at,
+        a.updated_at,
+        a.read_at,
+        a.read_at - a.created_at as read_age,
+        coalesce(a.conversion_status = 'converted', false) as is_converted,
+        a.read_at - a.created_at >= s.code_validity as is_mature,
+        a.read_at - a.created_at >= s.settled_after as is_settled
+    from stg_attempts as a
+    cross join settings as s
+)
+
+select
+    aged.attempt_sid,
+    aged.verification_sid,
+    coalesce(aged.service_sid, 'unknown') as service_sid,
+    coalesce(aged.account_sid, 'unknown') as account_sid,
+    aged.created_at,
+    aged.updated_at,
+    coalesce(aged.channel, 'unknown') as channel,
+    coalesce(aged.country, 'unknown') as country,
+    coalesce(aged.locale, 'unknown') as locale,
+    coalesce(aged.carrier, 'unknown') as carrier,
+    coalesce(aged.mcc, 'unknown') as mcc,
+    coalesce(aged.mnc, 'unknown') as mnc,
+    coalesce(aged.destination, 'unknown') as destination,
+    case
+        when aged.destination is null then 'unknown'
+        when contains(aged.destination, '@') then split_part(aged.destination, '@', 2)
+        when length(aged.destination) > 4 then left(aged.destination, -4)
+        else 'unknown'
+    end as destination_prefix,
+    aged.code_length,
+    coalesce(aged.conversion_status, 'unknown') as conversion_status,
+    aged.is_converted,
+    aged.is_converted and row_number() over (
+        partition by aged.verification_sid, aged.is_converted
+        order by aged.created_at desc, aged.attempt_sid desc
+    ) = 1 as is_converting_attempt,
+    coalesce(aged.verification_status, 'unknown') as verification_status,
+    coalesce(aged.message_status, 'unknown') as message_status,
+    case
+        when aged.message_status in ('delivered', 'read', 'completed') then 'delivered'
+        when aged.message_status in ('undelivered', 'failed', 'canceled', 'busy', 'no-answer')
+            then 'failed'
+        when aged.is_settled then 'unknown'
+        else 'pending'
+    end as delivery_outcome,
+    aged.error_code,
+    case when aged.error_code is not null then coalesce(e.error_name, 'unknown') end as error_name,
+    aged.price,
+    aged.currency,
+    row_number() over (
+        partition by aged.verification_sid
+        order by aged.created_at, aged.attempt_sid
+    ) as attempt_number,
+    aged.is_mature,
+    aged.is_settled,
+    aged.read_at,
+    aged.read_age
+from aged
+left join error_codes as e on aged.error_code = e.error_code;
+
+comment on view verification_attempts is
+'One row per attempt: one code sent to one person over one channel.';
+comment on column verification_attempts.attempt_sid is 'SID of the attempt (VL…).';
+comment on column verification_attempts.verification_sid is
+'SID of the verification the attempt belongs to (VE…); a resend is a new attempt of the same one.';
+comment on column verification_attempts.service_sid is 'SID of the Verify service (VA…).';
+comment on column verification_attempts.account_sid is 'SID of the account (AC…).';
+comment on column verification_attempts.created_at is 'When the attempt was made (UTC).';
+comment on column verification_attempts.updated_at is
+'When Twilio last changed the attempt (UTC); a change of price alone may not move it.';
+comment on column verification_attempts.channel is 'sms, call, email, whatsapp or rbm.';
+comment on column verification_attempts.country is
+'Destination country, ISO 3166 alpha-2; unknown for e-mail.';
+comment on column verification_attempts.locale is 'Language of the message.';
+comment on column verification_attempts.carrier is 'Name of the destination network.';
+comment on column verification_attempts.mcc is
+'Mobile country code, text with its leading zeros.';
+comment on column verification_attempts.mnc is
+'Mobile network code, text with its leading zeros.';
+comment on column verification_attempts.destination is
+'Phone number (E.164) or e-mail address: personal data.';
+comment on column verification_attempts.destination_prefix is
+'The number without its last 4 digits; an e-mail address''s domain.';
+comment on column verification_attempts.code_length is 'Digits of the code.';
+comment on column verification_attempts.conversion_status is
+'converted or unconverted, as Twilio marks this attempt.';
+comment on column verification_attempts.is_converted is
+'Whether Twilio marks this attempt converted; it may mark one or all of a verification.';
+comment on column verification_attempts.is_converting_attempt is
+'The last converted attempt of its verification: true once per converted verification.';
+comment on column verification_attempts.verification_status is
+'Whether the code was typed back: confirmed, unconfirmed or expired.';
+comment on column verification_attempts.message_status is
+'What the carrier reported of the message or call.';
+comment on column verification_attempts.delivery_outcome is
+'delivered, failed, pending (no final receipt, not settled) or unknown (none, though settled).';
+comment on column verification_attempts.error_code is 'Twilio error code; null when there is none.';
+comment on column verification_attempts.error_name is 'Name of error_code.';
+comment on column verification_attempts.price is
+'Channel charge in currency; null until known. The fee per verification is not in it.';
+comment on column verification_attempts.currency is 'Currency of price, upper case.';
+comment on column verification_attempts.attempt_number is
+'1 for the verification''s first attempt, 2 for its first resend, and so on.';
+comment on column verification_attempts.is_mature is
+'Read when its code could no longer be typed (settings.code_validity); rates count only these.';
+comment on column verification_attempts.is_settled is
+'Read at an age at which nothing is expected to change any more (settings.settled_after).';
+comment on column verification_attempts.read_at is 'When this copy was read (UTC).';
+comment on column verification_attempts.read_age is 'Age of the attempt when it was read.';

@@ -1,0 +1,87 @@
+create or replace view daily_conversion as
+with attempts as (
+    select
+        a.service_sid,
+        a.channel,
+        a.country,
+        a.is_mature,
+        a.is_converted,
+        a.is_converting_attempt,
+        a.delivery_outcome,
+        v.is_mature as is_verification_mature,
+        v.is_converted as is_verification_converted,
+        a.attempt_number = 1 as is_first_attempt,
+        cast(timezone(s.timezone, a.created_at) as date) as created_date
+    from verification_attempts as a
+    inner join verifications as v on a.verification_sid = v.verification_sid
+    cross join settings as s
+),
+
+cells as (
+    select
+        created_date,
+        service_sid,
+        channel,
+        country,
+        count(*) as attempts,
+        count(*) filter (where is_mature) as mature_attempts,
+        count(*) filter (where is_mature and is_converted) as converted_attempts,
+        count(*) filter (where is_first_attempt and is_verification_mature) as verifications,
+        count(*) filter (
+            where is_first_attempt and is_verification_mature and is_verification_converted
+        ) as converted_verifications,
+        count(*) filter (
+            where is_converting_attempt and is_verification_mature
+        ) as credited_conversions,
+        count(*) filter (where delivery_outcome = 'delivered') as delivered_attempts,
+        count(*) filter (where delivery_outcome = 'failed') as failed_attempts,
+        count(*) filter (where delivery_outcome = 'unknown') as unknown_attempts
+    from attempts
+    group by created_date, service_sid, channel, country
+)
+
+select
+    created_date,
+    service_sid,
+    channel,
+    country,
+    attempts,
+    mature_attempts,
+    converted_attempts,
+    converted_attempts / nullif(mature_attempts, 0) as attempt_conversion_rate,
+    verifications,
+    converted_verifications,
+    converted_verifications / nullif(verifications, 0) as verification_success_rate,
+    credited_conversions,
+    delivered_attempts,
+    failed_attempts,
+    unknown_attempts,
+    delivered_attempts / nullif(delivered_attempts + failed_attempts, 0) as delivery_rate
+from cells;
+
+comment on view daily_conversion is
+'One row per day, service, channel and country. Rates are fractions of mature attempts.';
+comment on column daily_conversion.created_date is 'Day of creation in settings.timezone.';
+comment on column daily_conversion.service_sid is 'SID of the Verify service (VA…).';
+comment on column daily_conversion.channel is 'Channel of the attempts.';
+comment on column daily_conversion.country is 'Destination country; unknown for e-mail.';
+comment on column daily_conversion.attempts is 'All attempts, mature or not.';
+comment on column daily_conversion.mature_attempts is
+'Attempts read when their code could no longer be typed.';
+comment on column daily_conversion.converted_attempts is 'Mature attempts marked converted.';
+comment on column daily_conversion.attempt_conversion_rate is
+'converted_attempts / mature_attempts; null without mature attempts.';
+comment on column daily_conversion.verifications is
+'Mature verifications whose first attempt lies in this row.';
+comment on column daily_conversion.converted_verifications is 'Of these, how many converted.';
+comment on column daily_conversion.verification_success_rate is
+'converted_verifications / verifications; null without verifications.';
+comment on column daily_conversion.credited_conversions is
+'Mature verifications converted by an attempt of this row: sums to each of them once.';
+comment on column daily_conversion.delivered_attempts is
+'Attempts with delivery_outcome delivered.';
+comment on column daily_conversion.failed_attempts is 'Attempts with delivery_outcome failed.';
+comment on column daily_conversion.unknown_attempts is
+'Settled attempts that never got a final receipt.';
+comment on column daily_conversion.delivery_rate is
+'delivered_attempts / (delivered_attempts + failed_attempts); null without either.';

@@ -1,0 +1,17 @@
+create or replace table settings (
+    verification_fee decimal(18, 6),
+    fee_currency varchar,
+    timezone varchar,
+    code_validity interval,
+    settled_after interval
+);
+
+comment on table settings is 'One row: what the views take from the configuration.';
+comment on column settings.verification_fee is
+'What Twilio charges per successful verification beyond the channel price.';
+comment on column settings.fee_currency is 'Currency of verification_fee, upper case.';
+comment on column settings.timezone is 'IANA zone in which created_date is a day.';
+comment on column settings.code_validity is
+'Age from which an attempt is mature: read when its code could no longer be typed.';
+comment on column settings.settled_after is
+'Age from which an attempt is settled: read when nothing about it is expected to change.';

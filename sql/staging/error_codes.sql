@@ -1,0 +1,25 @@
+create or replace view error_codes as
+select
+    error_code,
+    error_name
+from (
+    values
+    ('30003', 'Unreachable destination handset'),
+    ('30004', 'Message blocked'),
+    ('30005', 'Unknown destination handset'),
+    ('30006', 'Landline or unreachable carrier'),
+    ('30007', 'Message filtered'),
+    ('30008', 'Unknown error'),
+    ('30034', 'US A2P 10DLC unregistered number'),
+    ('30410', 'Provider timeout'),
+    ('30450', 'Message delivery blocked (SMS pumping)'),
+    ('60410', 'Blocked by Fraud Guard'),
+    ('60605', 'Blocked by geo permissions'),
+    ('63024', 'Invalid message recipient'),
+    ('63036', 'Recipient cannot be reached by RBM')
+) as codes (error_code, error_name);
+
+comment on view error_codes is
+'One row per Twilio error code that verification attempts are known to end with.';
+comment on column error_codes.error_code is 'Twilio error code, as text.';
+comment on column error_codes.error_name is 'What Twilio calls it.';

@@ -1,0 +1,53 @@
+create or replace view stg_attempts as
+select
+    sid as attempt_sid,
+    coalesce(verification_sid, channel_data__verification_sid, sid) as verification_sid,
+    service_sid,
+    account_sid,
+    lower(channel) as channel,
+    upper(channel_data__country) as country,
+    channel_data__locale as locale,
+    channel_data__carrier as carrier,
+    channel_data__mcc as mcc,
+    channel_data__mnc as mnc,
+    channel_data__to as destination,
+    lower(conversion_status) as conversion_status,
+    lower(channel_data__status) as verification_status,
+    lower(channel_data__message_status) as message_status,
+    nullif(nullif(trim(channel_data__error_code), ''), '0') as error_code,
+    upper(price__currency) as currency,
+    try_cast(channel_data__code_length as integer) as code_length,
+    try_cast(price__value as decimal(18, 6)) as price,
+    date_created as created_at,
+    date_updated as updated_at,
+    read_at
+from twilio_verify.attempts;
+
+comment on view stg_attempts is
+'One row per attempt: raw values renamed, cast and normalised, nothing decided yet.';
+comment on column stg_attempts.attempt_sid is 'SID of the attempt (VL…).';
+comment on column stg_attempts.verification_sid is
+'SID of the verification the attempt belongs to (VE…); the attempt''s own where it names none.';
+comment on column stg_attempts.service_sid is 'SID of the Verify service (VA…).';
+comment on column stg_attempts.account_sid is 'SID of the account (AC…).';
+comment on column stg_attempts.channel is 'sms, call, email, whatsapp or rbm, lower case.';
+comment on column stg_attempts.country is 'Destination country, ISO 3166 alpha-2, upper case.';
+comment on column stg_attempts.locale is 'Language of the message, as Twilio gives it.';
+comment on column stg_attempts.carrier is 'Name of the destination network.';
+comment on column stg_attempts.mcc is 'Mobile country code, text with its leading zeros.';
+comment on column stg_attempts.mnc is 'Mobile network code, text with its leading zeros.';
+comment on column stg_attempts.destination is 'Phone number (E.164) or e-mail address.';
+comment on column stg_attempts.conversion_status is 'converted or unconverted, lower case.';
+comment on column stg_attempts.verification_status is
+'Whether the code was typed back: confirmed, unconfirmed or expired.';
+comment on column stg_attempts.message_status is
+'What the carrier reported of the message or call, lower case.';
+comment on column stg_attempts.error_code is
+'Twilio error code; null for all four ways in which the API says that there is none.';
+comment on column stg_attempts.currency is 'Currency of price, upper case.';
+comment on column stg_attempts.code_length is 'Digits of the code.';
+comment on column stg_attempts.price is
+'Channel charge of the attempt; null until known. The fee per verification is not in it.';
+comment on column stg_attempts.created_at is 'When the attempt was made (UTC).';
+comment on column stg_attempts.updated_at is 'When Twilio last changed the attempt (UTC).';
+comment on column stg_attempts.read_at is 'When this copy of the attempt was read (UTC).';
