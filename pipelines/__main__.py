@@ -14,12 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pipelines.demo import ATTEMPTS, DAYS, demo
 from pipelines.errors import Failure, redact
 from pipelines.query import FORMATS, open_published, prompt, run_query
-from pipelines.sandbox.account import Account
-from pipelines.sandbox.sends import DAY
-from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Limits, Switches
 from pipelines.settings import Settings, load_settings
 from pipelines.sync import due, limit_seconds, sync
@@ -81,6 +77,8 @@ def _print_due(settings: Settings, now: datetime) -> None:
 
 
 def _demo(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
+    from pipelines.demo import demo  # here, because a scheduled sync has no use for a sandbox
+
     outcome = demo(settings, now)
     folder = _shown(settings.directory / "demo")
     print(
@@ -102,19 +100,22 @@ def _sql(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None
 
 def _views(_: argparse.Namespace, settings: Settings, __: datetime) -> None:
     warehouse = Warehouse(settings)
-    with warehouse.locked():
+    with warehouse.opened():
         warehouse.apply_views()
         warehouse.publish()
     print(f"views applied; published {_shown(settings.published)}")
 
 
 def _sandbox(arguments: argparse.Namespace, _: Settings, now: datetime) -> None:
+    from pipelines.sandbox.account import Account
+    from pipelines.sandbox.server import Sandbox
+
     given = vars(arguments)
     account = Account(
         seed=arguments.seed,
         attempts=arguments.attempts,
         days=arguments.days,
-        since=int(now.timestamp() - arguments.days * DAY),
+        since=int(now.timestamp() - arguments.days * 86_400),
     )
     try:
         sandbox = Sandbox(
@@ -172,8 +173,8 @@ def _add(
 def _add_sandbox(commands: Any) -> None:
     command = _add(commands, "sandbox", _sandbox, "the stand-in API alone, on loopback")
     command.add_argument("--port", type=int, default=8765)
-    command.add_argument("--attempts", type=int, default=ATTEMPTS, help="in --days days")
-    command.add_argument("--days", type=float, default=DAYS, help="how long the account exists")
+    command.add_argument("--attempts", type=int, default=20_000, help="in --days days")
+    command.add_argument("--days", type=float, default=30.0, help="how long the account exists")
     command.add_argument("--seed", type=int, default=1)
     for switch in (*fields(Limits), *fields(Switches)):
         flag, summary = "--" + switch.name.replace("_", "-"), switch.metadata["help"]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from math import ceil
 
 from pipelines.client import Client
 from pipelines.settings import Settings, require_credentials
-from pipelines.source import SliceRead, fetch
+from pipelines.source import SliceRead, fetch, packages
 from pipelines.warehouse import Warehouse
 from pipelines.windows import Window, plan, slices
-
-PACKAGE_ROWS = 100_000  # a load costs 0.2-0.4 CPU s whatever its size, so not many small ones
 
 log = logging.getLogger("verify_sync")
 
@@ -32,8 +29,8 @@ class Outcome:
 
     def add(self, reads: list[SliceRead]) -> None:
         self.slices += len(reads)
-        self.attempts += sum(read.attempts for read in reads)
-        self.pages += sum(len(read.tables) for read in reads)
+        self.attempts += sum(read.attempts.num_rows for read in reads)
+        self.pages += sum(read.pages for read in reads)
         self.packages += 1
 
 
@@ -52,16 +49,15 @@ def sync(settings: Settings, now: datetime) -> Outcome:
     credentials = require_credentials(settings)
     warehouse, outcome = Warehouse(settings), Outcome()
     client = connect(settings, now)
-    with warehouse.locked():
+    with warehouse.opened():
         warehouse.check_account(credentials.account_sid)
         warehouse.finish_pending()
         for reads in packages(fetch(client, due_slices(warehouse, settings, now))):
             warehouse.load(reads)
             outcome.add(reads)
             newest = f"{reads[-1].window.before:%F %T} UTC"
-            log.info(
-                "loaded attempts: %d, created up to %s", sum(r.attempts for r in reads), newest
-            )
+            log.info("loaded %s attempts so far, created up to %s", f"{outcome.attempts:,}", newest)
+            del reads  # or a package's rows stay in memory while the next ones are read
         warehouse.apply_views()
         warehouse.publish()
     outcome.seconds = time.monotonic() - started
@@ -98,15 +94,3 @@ def connect(settings: Settings, now: datetime) -> Client:
 def due_slices(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Window]:
     read = warehouse.windows_read(require_credentials(settings).account_sid, now)
     return list(slices(plan(read, settings.revisit_after, now)))
-
-
-def packages(reads: Iterable[SliceRead]) -> Iterator[list[SliceRead]]:
-    """Slices in groups of about PACKAGE_ROWS attempts, in order."""
-    group: list[SliceRead] = []
-    for read in reads:
-        group.append(read)
-        if sum(r.attempts for r in group) >= PACKAGE_ROWS:
-            yield group
-            group = []
-    if group:
-        yield group

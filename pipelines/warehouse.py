@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,119 +35,145 @@ CODE_VALIDITY = "10 minutes"  # Twilio's default: an attempt this old is seldom 
 _LAYERS = ("staging", "marts", "reports")  # apply order; a view reads from no later folder
 _READABLE_SINCE = "v1.2.0"  # DuckDB 2.0's own storage format cannot be opened by 1.x
 _SPARE = 64 * 2**20  # bytes left free on the disk after publishing
+_LOADING: dict[str, str | bool | int | float | list[str]] = {
+    "memory_limit": "160MB",
+    "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
+    "threads": 1,  # a second one costs more than it brings for packages of this size
+}
 
 log = logging.getLogger("verify_sync")
 
 
 class Warehouse:
-    """The folder `settings.directory`; created with the first use of `locked`."""
+    """The folder `settings.directory`.
+
+    Inside `opened` it loads and publishes; outside it only reads what the last run left, and
+    changes nothing.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.directory = settings.directory
         self.loading = settings.directory / "loading.duckdb"
         self.published = settings.published
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._dlt_connection: duckdb.DuckDBPyConnection | None = None
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def opened(self) -> Iterator[None]:
         """One run at a time; a lock left behind by a dead process is no obstacle."""
-        self.settings.directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.settings.directory / "lock", timeout=0)
+        lock = FileLock(self.directory / "lock", timeout=0)
         try:
-            lock.acquire()
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with (
+                lock,
+                duckdb.connect(str(self.loading), config=_LOADING) as self._connection,
+                self._connection.cursor() as self._dlt_connection,
+            ):
+                yield
         except Timeout:
-            raise Failure(
-                f"another run is using {self.settings.directory}; try again later"
-            ) from None
-        try:
-            yield
+            raise Failure(f"another run is using {self.directory}; try again later") from None
+        except OSError as error:
+            raise Failure(f"{self.directory} cannot be used: {error.strerror}") from error
+        except duckdb.IOException as error:
+            raise Failure(f"{self.loading} cannot be used: {first_line(error)}") from error
         finally:
-            lock.release()
+            self._connection = self._dlt_connection = None
 
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        assert self._connection is not None, "only inside `opened`"
+        return self._connection
+
+    @cached_property
     def pipeline(self) -> dlt.Pipeline:
         """dlt's pipeline into `loading.duckdb`; its working folder is part of the warehouse."""
         dlt.config["load.delete_completed_jobs"] = True  # loaded packages hold phone numbers
+        dlt.config["load.truncate_staging_dataset"] = True  # or publishing copies it, to drop it
         return dlt.pipeline(
             "verify_sync",
-            pipelines_dir=str(self.settings.directory / "dlt"),
-            destination=dlt.destinations.duckdb(str(self.loading)),
+            pipelines_dir=str(self.directory / "dlt"),
+            # On the run's database: dlt by itself would open and checkpoint it at every step. Its
+            # own cursor, because it changes the search path of what it is given.
+            destination=dlt.destinations.duckdb(self._dlt_connection or self.connection),
             dataset_name=SCHEMA,
         )
 
     def finish_pending(self) -> None:
         """Loads what an interrupted run left behind, or gives it up: its windows are then due."""
-        pipeline = self.pipeline()
-        if not pipeline.has_pending_data:
+        if not self.pipeline.has_pending_data:
             return
-        log.info("finishing the load package an interrupted run left behind")
+        log.info("finishing the load package that an interrupted run left behind")
         try:
-            pipeline.normalize()
-            pipeline.load()
+            self.pipeline.normalize()
+            self.pipeline.load()
         except PipelineStepFailed as error:
-            log.warning(
-                "it cannot be loaded (%s); given up, its windows are read again", _why(error)
-            )
-            pipeline.drop_pending_packages()
+            log.warning("it cannot be loaded and is given up, to be read again: %s", _why(error))
+            self.pipeline.drop_pending_packages()
 
     def load(self, reads: Sequence[SliceRead]) -> None:
         """Loads complete slices as one package: attempts and their `windows_read` together."""
+        complete = self._tables() >= {"attempts", *TABLES}
         try:
-            self.pipeline().run(loaded(reads, materialize=not self._tables() >= set(TABLES)))
+            self.pipeline.run(loaded(reads, materialize=not complete))
         except PipelineStepFailed as error:
             raise Failure(f"loading failed: {_why(error)}") from error
+        _forget_loaded(Path(self.pipeline.working_dir))
 
     def check_account(self, account_sid: str) -> None:
         """Refuses credentials of another account than the warehouse's."""
-        rows = self._rows("select distinct account_sid from windows_read")
+        rows = self._rows(f"select distinct account_sid from {SCHEMA}.windows_read")
         others = {row[0] for row in rows} - {account_sid}
         if others:
             raise Misuse(
-                f"{self.settings.directory} holds account {others.pop()}, the credentials are for "
+                f"{self.directory} holds account {others.pop()}, the credentials are for "
                 f"{account_sid}; give each account its own folder with WAREHOUSE__DIR"
             )
 
     def windows_read(self, account_sid: str, now: datetime) -> list[WindowRead]:
         """What the planner needs to know: windows that reach into retention."""
-        query = windows_read_sql(account_sid, filters_hash(NO_FILTERS), now - RETENTION)
+        since = now - RETENTION
+        query = windows_read_sql(account_sid, filters_hash(NO_FILTERS), since, f"{SCHEMA}.")
         return as_windows_read(self._rows(query))
 
     def apply_views(self) -> None:
         """Creates `settings` and every view of `sql/` anew, in one transaction."""
         if "attempts" not in self._tables():
-            raise Failure(f"{self.settings.directory} holds no attempts yet; run `make sync` first")
-        with duckdb.connect(str(self.loading)) as connection:
-            connection.begin()
-            for (view,) in connection.execute(
-                "select view_name from duckdb_views() where schema_name = 'main' and not internal"
-            ).fetchall():
-                connection.execute(f'drop view main."{view}"')
-            _write_settings(connection, self.settings)
-            for file in view_files():
-                connection.execute(file.read_text(encoding="utf-8"))
-            connection.commit()
+            raise Failure(f"{self.directory} holds no attempts yet; run `make sync` first")
+        connection = self.connection
+        connection.begin()
+        for (view,) in connection.execute(
+            "select view_name from duckdb_views() where schema_name = 'main' and not internal"
+        ).fetchall():
+            connection.execute(f'drop view main."{view}"')
+        _write_settings(connection, self.settings)
+        for file in view_files():
+            connection.execute(file.read_text(encoding="utf-8"))
+        connection.commit()
 
     def publish(self) -> None:
         """Replaces `verify.duckdb` by a compact copy at once; who has it open keeps the old one."""
         fresh = self.published.with_name("verify.duckdb.new")
         self._check_disk()
         _remove(fresh, _wal(fresh))
-        with duckdb.connect() as connection:
-            connection.execute(f"attach '{_quoted(self.loading)}' as loading (read_only)")
-            connection.execute(
-                f"attach '{_quoted(fresh)}' as fresh (storage_version '{_READABLE_SINCE}')"
-            )
-            connection.execute("copy from database loading to fresh")
-            connection.execute(f"drop schema if exists fresh.{SCHEMA}_staging cascade")
+        connection = self.connection
+        connection.execute(
+            f"attach '{_quoted(fresh)}' as fresh (storage_version '{_READABLE_SINCE}')"
+        )
+        connection.execute("copy from database loading to fresh")
+        connection.execute(f"drop schema if exists fresh.{SCHEMA}_staging cascade")
+        connection.execute("detach fresh")
         os.replace(fresh, self.published)
         # Left by someone who wrote into the old copy; it would make the new one unopenable.
         _remove(_wal(self.published))
 
     def _check_disk(self) -> None:
-        files = [file for file in (self.loading, _wal(self.loading)) if file.exists()]
-        needed = sum(file.stat().st_size for file in files) + _SPARE
-        free = shutil.disk_usage(self.settings.directory).free
+        self.connection.execute("checkpoint")
+        needed = self.loading.stat().st_size + _SPARE
+        free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise Failure(
-                f"publishing needs {needed >> 20} MB free in {self.settings.directory}, there are "
+                f"publishing needs {needed >> 20} MB free in {self.directory}, there are "
                 f"{free >> 20}; what was read is kept, free some space and run again"
             )
 
@@ -155,15 +182,16 @@ class Warehouse:
         return {row[0] for row in rows}
 
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Reads from `loading.duckdb`; nothing before the first load."""
-        if not self.loading.exists():
-            return []
+        """The answer from `loading.duckdb`; nothing while it or its tables do not exist yet."""
         try:
+            if self._connection is not None:
+                return self._connection.execute(query).fetchall()
+            if not self.loading.exists():
+                return []
             with duckdb.connect(str(self.loading), read_only=True) as connection:
-                connection.execute(f"use {SCHEMA}")
                 return connection.execute(query).fetchall()
         except duckdb.CatalogException:
-            return []  # the very first load was interrupted before it made the tables
+            return []
         except duckdb.Error as error:
             raise Failure(f"{self.loading} cannot be read: {first_line(error)}") from error
 
@@ -202,6 +230,12 @@ def _write_settings(connection: duckdb.DuckDBPyConnection, settings: Settings) -
             SETTLED_AFTER,
         ],
     )
+
+
+def _forget_loaded(working_folder: Path) -> None:
+    """dlt keeps a record of every package it has loaded; a table of them is in the warehouse."""
+    shutil.rmtree(working_folder / "load" / "loaded", ignore_errors=True)
+    (working_folder / "load" / "loaded").mkdir(exist_ok=True)
 
 
 def _wal(file: Path) -> Path:

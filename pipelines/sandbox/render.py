@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.sandbox import world
 from pipelines.sandbox.account import Account, Block, mix
@@ -165,6 +164,6 @@ def _price(chosen: Block, now: float) -> Ints:
     return np.where(now >= chosen.priced, price, -1)
 
 
-def _iso(instants: Ints) -> NDArray[np.str_]:
-    text: NDArray[np.str_] = np.datetime_as_string(instants.astype("datetime64[s]"))
-    return text
+def _iso(instants: Ints) -> list[str]:
+    texts: list[str] = np.datetime_as_string(instants.astype("datetime64[s]")).tolist()
+    return texts

@@ -1,0 +1,164 @@
+"""`make bench`: verify-sync beside dlt's stock rest_api source, on one sandbox, in one run.
+
+Each contender is a process of its own, so CPU seconds and peak memory are the kernel's count of
+that process alone; the sandbox is another process, with its rate limit lifted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import requests
+
+from pipelines.sandbox.server import Sandbox
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+OURS = [("verify-sync sync", ["-m", "pipelines", "sync"])]
+PEER = [("dlt rest_api, merge", ["-m", "tests.bench", "--peer", "rest_api"])]
+
+
+class Cost(NamedTuple):
+    """Wall and CPU seconds, peak resident megabytes, rows that ended up in the table."""
+
+    wall: float
+    cpu: float
+    peak: float
+    rows: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--attempts", type=int, default=200_000)
+    parser.add_argument("--peer", choices=["rest_api"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peer:
+        peer_rest_api()
+        return
+    with serving(arguments.attempts) as url, tempfile.TemporaryDirectory() as folder:
+        total = warm_up(url)
+        print(f"{total:,} attempts, rate limit lifted, {os.cpu_count()} cores")
+        print(f"{'':22}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'rows':>11}")
+        ours, peer = [], []
+        for number, (name, command) in enumerate((*OURS, *PEER, *OURS, *OURS)):
+            costs = ours if (name, command) in OURS else peer
+            costs.append(measure(command, url, Path(folder) / str(number), name))
+        report(median(ours), median(peer))
+
+
+def median(costs: list[Cost]) -> Cost:
+    """Of each measure its own median: single runs vary by a fifth on a shared machine."""
+    return Cost(*(statistics.median(values) for values in zip(*costs, strict=True)))
+
+
+def report(ours: Cost, peer: Cost) -> None:
+    print(
+        f"dlt's stock rest_api takes {peer.wall / ours.wall:.1f} times the wall time, "
+        f"{peer.cpu / ours.cpu:.1f} times the CPU and {peer.peak / ours.peak:.1f} times the memory"
+    )
+
+
+def measure(command: list[str], url: str, folder: Path, name: str) -> Cost:
+    folder.mkdir()
+    environment = {
+        **os.environ,
+        "SOURCES__TWILIO_VERIFY__BASE_URL": url,
+        "TWILIO_ACCOUNT_SID": Sandbox.account_sid,
+        "TWILIO_AUTH_TOKEN": Sandbox.auth_token,
+        "WAREHOUSE__DIR": str(folder),
+        "RUNTIME__DLTHUB_TELEMETRY": "false",
+    }
+    started = time.monotonic()
+    child = subprocess.Popen([sys.executable, *command], cwd=REPOSITORY, env=environment)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"{name} failed with exit code {child.returncode}")
+    wall = time.monotonic() - started
+    with duckdb.connect(str(folder / "verify.duckdb"), read_only=True) as connection:
+        (rows,) = connection.execute("select count(*) from twilio_verify.attempts").fetchall()[0]
+    cost = Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, rows)
+    print(f"{name:22}{cost.wall:9.1f}{cost.cpu:9.1f}{cost.peak:9.0f}{cost.rows:11,.0f}")
+    return cost
+
+
+@contextmanager
+def serving(attempts: int) -> Iterator[str]:
+    """The sandbox in a process of its own; yields its URL."""
+    options = [f"--attempts={attempts}", "--port=0", "--requests=0"]
+    command = [sys.executable, "-m", "pipelines", "sandbox", *options]
+    child = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    url = child.stdout.readline().split()[2].rstrip(";")
+    drain = threading.Thread(target=child.stdout.read, daemon=True)
+    drain.start()
+    try:
+        yield url
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def warm_up(url: str) -> int:
+    """Has the account generated before anyone is timed; returns how many attempts it has."""
+    answer = requests.get(
+        f"{url}/v2/Attempts/Summary", auth=(Sandbox.account_sid, Sandbox.auth_token), timeout=600
+    )
+    total: int = json.loads(answer.content)["total_attempts"]
+    return total
+
+
+def peer_rest_api() -> None:
+    """What dlt's documentation gives for an API like this: the stock source, merged on sid."""
+    import dlt
+    from dlt.sources.rest_api import rest_api_source
+
+    source = rest_api_source(
+        {
+            "client": {
+                "base_url": os.environ["SOURCES__TWILIO_VERIFY__BASE_URL"],
+                "auth": {
+                    "type": "http_basic",
+                    "username": os.environ["TWILIO_ACCOUNT_SID"],
+                    "password": os.environ["TWILIO_AUTH_TOKEN"],
+                },
+                "paginator": {"type": "json_link", "next_url_path": "meta.next_page_url"},
+            },
+            "resources": [
+                {
+                    "name": "attempts",
+                    "primary_key": "sid",
+                    "write_disposition": "merge",
+                    "endpoint": {
+                        "path": "v2/Attempts",
+                        "params": {"PageSize": 1000},
+                        "data_selector": "attempts",
+                    },
+                }
+            ],
+        }
+    )
+    folder = os.environ["WAREHOUSE__DIR"]
+    pipeline = dlt.pipeline(
+        "peer",
+        pipelines_dir=f"{folder}/dlt",
+        destination=dlt.destinations.duckdb(f"{folder}/verify.duckdb"),
+        dataset_name="twilio_verify",
+    )
+    pipeline.run(source)
+
+
+if __name__ == "__main__":
+    main()
