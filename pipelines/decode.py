@@ -122,21 +122,16 @@ def _text(value: Any) -> str | None:
 
 def _extras(rows: list[Attempt]) -> pa.Array:
     """What has no column, as JSON objects by dotted path; null where there is nothing."""
-    shapes = {name: {_shape(row.get(name)) for row in rows} for name in NESTED}
-    if _fits(_KEYS, set(map(tuple, rows))) and all(
-        _fits(_NESTED_KEYS[name], found) for name, found in shapes.items()
-    ):  # nearly every page: a handful of shapes speaks for all its rows
+    nested = {name: [row.get(name) or {} for row in rows] for name in NESTED}
+    if _KEYS.issuperset(chain.from_iterable(rows)) and all(
+        _are_known(parts, _NESTED_KEYS[name]) for name, parts in nested.items()
+    ):  # nearly every page: found out for all its rows at once
         return pa.nulls(len(rows), pa.string())
     return pa.array([_extra(row) for row in rows], pa.string())
 
 
-def _shape(value: Any) -> tuple[str, ...]:
-    """The keys of a nested object; of anything but an object or nothing, a key nobody knows."""
-    return tuple(value) if isinstance(value, dict) else ("",) * bool(value)
-
-
-def _fits(known: frozenset[str], shapes: set[tuple[str, ...]]) -> bool:
-    return known.issuperset(chain.from_iterable(shapes))
+def _are_known(parts: list[Any], keys: frozenset[str]) -> bool:
+    return set(map(type, parts)) <= {dict} and keys.issuperset(chain.from_iterable(parts))
 
 
 def _extra(row: Attempt) -> str | None:
