@@ -62,8 +62,8 @@ def decode(attempts: Sequence[Any], read_at: datetime) -> pa.Table:
     """
     rows = list(attempts)
     records = _as_records(rows)
-    sids = records.field("sid")
-    if sids.null_count or pc.count_distinct(sids).as_py() < len(rows):
+    sids = set(records.field("sid").to_pylist())
+    if len(sids) < len(rows) or not all(sids):
         rows = list({_sid(row): row for row in rows}.values())
         records = _as_records(rows)
     columns = [

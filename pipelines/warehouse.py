@@ -109,7 +109,7 @@ class Warehouse:
             self.pipeline.load()
         except PipelineStepFailed as error:
             log.warning("it cannot be loaded and is given up, to be read again: %s", _why(error))
-            self.pipeline.drop_pending_packages()
+            self.pipeline.abort_packages()
 
     def load(self, reads: Sequence[SliceRead]) -> None:
         """Loads complete slices as one package: attempts and their `windows_read` together."""
@@ -140,16 +140,9 @@ class Warehouse:
         """Creates `settings` and every view of `sql/` anew, in one transaction."""
         if "attempts" not in self._tables():
             raise Failure(f"{self.directory} holds no attempts yet; run `make sync` first")
-        connection = self.connection
-        connection.begin()
-        for (view,) in connection.execute(
-            "select view_name from duckdb_views() where schema_name = 'main' and not internal"
-        ).fetchall():
-            connection.execute(f'drop view main."{view}"')
-        _write_settings(connection, self.settings)
-        for file in view_files():
-            connection.execute(file.read_text(encoding="utf-8"))
-        connection.commit()
+        self.connection.begin()
+        create_views(self.connection, self.settings)
+        self.connection.commit()
 
     def publish(self) -> None:
         """Replaces `verify.duckdb` by a compact copy at once; who has it open keeps the old one."""
@@ -208,6 +201,22 @@ def view_files() -> list[Path]:
     return [file for layer in _LAYERS for file in sorted((sql_folder() / layer).glob("*.sql"))]
 
 
+def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    """Replaces `settings` and all views of the current database by those of `sql/`."""
+    views = connection.execute(
+        "select view_name from duckdb_views() where schema_name = 'main' and not internal"
+    ).fetchall()
+    for (view,) in views:
+        connection.execute(f'drop view main."{view}"')
+    connection.execute((sql_folder() / "settings.sql").read_text(encoding="utf-8"))
+    row = (settings.verification_fee, settings.fee_currency, settings.timezone)
+    connection.execute(
+        "insert into main.settings values (?, ?, ?, ?, ?)", [*row, CODE_VALIDITY, SETTLED_AFTER]
+    )
+    for file in view_files():
+        connection.execute(file.read_text(encoding="utf-8"))
+
+
 def first_line(error: BaseException) -> str:
     """What went wrong without dlt's and DuckDB's advice below it."""
     return str(error).strip().partition("\n")[0]
@@ -215,21 +224,6 @@ def first_line(error: BaseException) -> str:
 
 def _why(error: PipelineStepFailed) -> str:
     return first_line(error.exception or error)
-
-
-def _write_settings(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
-    """Fills the one-row table that views take their thresholds from."""
-    connection.execute((sql_folder() / "settings.sql").read_text(encoding="utf-8"))
-    connection.execute(
-        "insert into main.settings values (?, ?, ?, ?, ?)",
-        [
-            settings.verification_fee,
-            settings.fee_currency,
-            settings.timezone,
-            CODE_VALIDITY,
-            SETTLED_AFTER,
-        ],
-    )
 
 
 def _forget_loaded(working_folder: Path) -> None:

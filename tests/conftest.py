@@ -1,0 +1,121 @@
+"""What the tests share: a sandbox whose clock they set, its truth, a temporary warehouse."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from pipelines.client import Credentials
+from pipelines.sandbox.account import Account
+from pipelines.sandbox.server import Sandbox
+from pipelines.sandbox.switches import Limits, Switches
+from pipelines.settings import Settings
+from pipelines.sync import Outcome, sync
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=timezone.utc)
+UNLIMITED = Limits(requests=0)
+OURS = ("TWILIO_", "SOURCES__", "WAREHOUSE__")
+
+Row = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine's reaches a test, and none of a test's outlives it."""
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DLT_PROJECT_DIR", str(REPOSITORY))
+    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
+
+
+@dataclass
+class World:
+    """A sandbox and a warehouse beside it; `now` is the present of both."""
+
+    sandbox: Sandbox
+    settings: Settings
+    now: datetime = field(default=NOW)
+
+    def sync(self) -> Outcome:
+        return sync(self.settings, self.now)
+
+    def move(self, **duration: float) -> None:
+        self.now += timedelta(**duration)
+
+    def truth(self, at: datetime | None = None) -> dict[str, Row]:
+        """By sid: what the API would list, up to the second before now, as columns of text."""
+        at = at or self.now
+        listed = self.sandbox.truth(at.timestamp())
+        rows = {attempt["sid"]: as_columns(attempt) for attempt in listed}
+        return {sid: row for sid, row in rows.items() if row["date_created"] < at}
+
+    def stored(self) -> dict[str, Row]:
+        """By sid: the published attempts, without `read_at`."""
+        return {row["sid"]: row for row in self.query("select * exclude (read_at) from raw")}
+
+    def query(self, sql: str) -> list[Row]:
+        """`raw` stands for twilio_verify.attempts."""
+        with duckdb.connect(str(self.settings.published), read_only=True) as connection:
+            answer = connection.execute(sql.replace("from raw", "from twilio_verify.attempts"))
+            names = [column[0] for column in answer.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+def as_columns(attempt: Row) -> Row:
+    """An attempt of the API as a row of `twilio_verify.attempts`, worked out by hand."""
+    row = {name: attempt.get(name) for name in ("sid", "account_sid", "service_sid", "url")}
+    row |= {name: attempt[name] for name in ("verification_sid", "conversion_status", "channel")}
+    for name in ("date_created", "date_updated"):
+        row[name] = datetime.fromisoformat(attempt[name].replace("Z", "+00:00"))
+    for name in ("value", "currency"):
+        row[f"price__{name}"] = (attempt["price"] or {}).get(name)
+    for name in ("verification_sid", "to", "status", "message_status", "error_code", "country",
+                 "code_length", "locale", "mcc", "mnc", "carrier"):  # fmt: skip
+        value = attempt["channel_data"].get(name)
+        text = value if value is None or isinstance(value, str) else json.dumps(value)
+        row[f"channel_data__{name}"] = text
+    return {**row, "extra": None}
+
+
+@pytest.fixture
+def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
+    """A function that starts a sandbox: make_world(attempts=…, days=…, limits=…, <switches>)."""
+    with ExitStack() as stack:
+
+        def make(
+            attempts: int = 2_000,
+            days: float = 30,
+            seed: int = 1,
+            now: datetime = NOW,
+            limits: Limits = UNLIMITED,
+            **switches: Any,
+        ) -> World:
+            since = int((now - timedelta(days=days)).timestamp())
+            account = Account(seed=seed, attempts=attempts, days=days, since=since)
+            sandbox = Sandbox(account, switches=Switches(**switches), limits=limits)
+            stack.enter_context(sandbox)
+            settings = Settings(
+                directory=tmp_path / "warehouse",
+                credentials=Credentials.of(sandbox.account_sid, sandbox.auth_token),
+                base_url=sandbox.url,
+            )
+            world = World(sandbox, settings, now)
+            sandbox.now = lambda: world.now.timestamp()
+            return world
+
+        yield make
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World]) -> World:
+    return make_world()

@@ -1,0 +1,232 @@
+"""The client: beside Twilio's own Python client, and where it must refuse."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from twilio.base.exceptions import TwilioRestException
+from twilio.rest import Client as Official
+
+from pipelines.client import (
+    ApiError,
+    Client,
+    Clock,
+    Credentials,
+    Filters,
+    RefusedCredentials,
+    format_instant,
+)
+from pipelines.errors import Failure, Misuse
+from tests.conftest import NOW, World
+
+AFTER, BEFORE = NOW - timedelta(days=9), NOW - timedelta(days=2)
+
+
+def ours(world: World, **options: Any) -> Client:
+    credentials = Credentials.of(world.sandbox.account_sid, world.sandbox.auth_token)
+    return Client(credentials, world.sandbox.url, **options)
+
+
+def official(world: World) -> Any:
+    client = Official(world.sandbox.account_sid, world.sandbox.auth_token)
+    client.verify.base_url = world.sandbox.url
+    return client.verify.v2
+
+
+def some(world: World, **wanted: str) -> dict[str, Any]:
+    """An attempt of the window whose columns have these values."""
+    for row in world.truth().values():
+        if AFTER < row["date_created"] < BEFORE and all(
+            row[name] == value for name, value in wanted.items()
+        ):
+            return row
+    raise LookupError(wanted)
+
+
+FILTERS: dict[str, Callable[[World], dict[str, str]]] = {
+    "nothing": lambda _: {},
+    "country": lambda _: {"country": "CO"},
+    "channel": lambda _: {"channel": "whatsapp"},
+    "converted": lambda _: {"status": "converted"},
+    "unconverted": lambda _: {"status": "unconverted"},
+    "service": lambda w: {"verify_service_sid": some(w, channel="rbm")["service_sid"]},
+    "verification": lambda w: {
+        "verification_sid": some(w, conversion_status="unconverted")["verification_sid"]
+    },
+    "number": lambda w: {"to": some(w, channel="sms")["channel_data__to"]},
+    "address": lambda w: {"to": some(w, channel="email")["channel_data__to"]},
+    "two": lambda _: {"country": "BR", "channel": "call"},
+    "no match": lambda _: {"verification_sid": "VE" + "0" * 32},
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_lists_what_the_official_client_lists(world: World, name: str) -> None:
+    filters = FILTERS[name](world)
+    theirs = {"channel_data_to" if k == "to" else k: v for k, v in filters.items()}
+    window = {"date_created_after": AFTER, "date_created_before": BEFORE}
+    expected = official(world).verification_attempts.list(**theirs, **window, page_size=50)
+    pages = list(ours(world, page_size=50).pages(AFTER, BEFORE, Filters(**filters)))
+    found = [attempt for page in pages for attempt in page.attempts]
+    assert [attempt["sid"] for attempt in found] == [record.sid for record in expected]
+    if name != "no match":
+        assert found
+    for attempt, record in zip(found, expected, strict=True):
+        assert attempt["channel_data"] == record.channel_data
+        assert attempt["conversion_status"] == record.conversion_status
+        assert attempt["price"] == record.price
+
+
+@pytest.mark.parametrize(
+    "filters", [{}, {"country": "US"}, {"channel": "email"}, {"destination_prefix": "+573"}]
+)
+def test_summarises_what_the_official_client_summarises(
+    world: World, filters: dict[str, str]
+) -> None:
+    window = {"date_created_after": AFTER, "date_created_before": BEFORE}
+    expected = official(world).verification_attempts_summary().fetch(**filters, **window)
+    found = ours(world).summary(AFTER, BEFORE, Filters(**filters))
+    assert found == (
+        expected.total_attempts,
+        expected.total_converted,
+        expected.total_unconverted,
+    )
+    assert found.attempts == found.converted + found.unconverted > 0
+
+
+def test_fetches_what_the_official_client_fetches(world: World) -> None:
+    sid = some(world, channel="sms")["sid"]
+    expected = official(world).verification_attempts(sid).fetch()
+    found = ours(world).fetch(sid)
+    assert (found["sid"], found["channel_data"]) == (expected.sid, expected.channel_data)
+
+
+def test_an_unknown_attempt_is_the_same_error_to_both(world: World) -> None:
+    sid = "VL" + "0" * 32
+    with pytest.raises(ApiError, match=r"404.*20404.*RQ[0-9a-f]{32}") as caught:
+        ours(world).fetch(sid)
+    with pytest.raises(TwilioRestException) as expected:
+        official(world).verification_attempts(sid).fetch()
+    assert (caught.value.status, caught.value.code) == (expected.value.status, expected.value.code)
+
+
+def test_an_api_key_reads_like_the_token(world: World) -> None:
+    sandbox = world.sandbox
+    key = Credentials.of(sandbox.account_sid, None, sandbox.api_key, sandbox.api_secret)
+    assert Client(key, sandbox.url).summary() == ours(world).summary()
+
+
+def test_refused_credentials_name_the_variables_and_not_their_values(world: World) -> None:
+    wrong = Credentials.of(world.sandbox.account_sid, "wrong-token")
+    with pytest.raises(RefusedCredentials, match="TWILIO_AUTH_TOKEN") as caught:
+        Client(wrong, world.sandbox.url).summary()
+    assert caught.value.exit_code == 2
+    assert "wrong-token" not in str(caught.value)
+
+
+def test_dates_go_out_as_the_same_instant_in_utc() -> None:
+    bogota = timezone(timedelta(hours=-5))
+    assert format_instant(datetime(2026, 1, 1, 20, tzinfo=bogota)) == "2026-01-02T01:00:00Z"
+    with pytest.raises(ValueError, match="zone"):
+        format_instant(datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+def test_a_fraction_of_a_second_widens_the_window(world: World) -> None:
+    list(ours(world).pages(AFTER + timedelta(seconds=0.4), BEFORE + timedelta(seconds=0.4)))
+    sent = world.sandbox.log[-1].parameters
+    assert sent["DateCreatedAfter"] == format_instant(AFTER)
+    assert sent["DateCreatedBefore"] == format_instant(BEFORE + timedelta(seconds=1))
+
+
+def test_a_plus_sign_survives_the_url(world: World) -> None:
+    list(ours(world).pages(filters=Filters(to="+573001234567")))
+    assert world.sandbox.log[-1].parameters["ChannelData.To"] == "+573001234567"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://verify.twilio.com", "http://127.0.0.1.example.com", "ftp://x", "", "verify"]
+)
+def test_credentials_are_never_sent_in_clear(url: str) -> None:
+    with pytest.raises(Misuse, match="base_url"):
+        Client(Credentials.of("AC" + "0" * 32, "token"), url)
+
+
+@contextmanager
+def serving(next_page_url: Callable[[str], str | None]) -> Iterator[tuple[str, list[str]]]:
+    """A server whose one page points where the test wants; yields its URL and what it was asked."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            here = f"http://127.0.0.1:{self.server.server_address[1]}"
+            meta = {"next_page_url": next_page_url(here) if len(asked) == 1 else None}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"attempts": [], "meta": meta}).encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        lambda here: here.replace("127.0.0.1", "localhost") + "/v2/Attempts",
+        lambda here: here.replace("http://", "https://") + "/v2/Attempts",
+        lambda here: here.rpartition(":")[0] + ":1/v2/Attempts",
+        lambda _: "/v2/Attempts",
+        lambda _: 7,
+    ],
+)
+def test_credentials_do_not_follow_a_page_to_another_origin(elsewhere: Any) -> None:
+    with serving(elsewhere) as (url, asked):
+        client = Client(Credentials.of("AC" + "0" * 32, "token"), url)
+        with pytest.raises(Failure, match="leads away"):
+            list(client.pages())
+        assert len(asked) == 1
+
+
+def test_a_page_of_the_same_origin_is_followed() -> None:
+    with serving(lambda here: here + "/v2/Attempts?Page=1&PageToken=PTx") as (url, asked):
+        pages = list(Client(Credentials.of("AC" + "0" * 32, "token"), url).pages())
+        assert (len(pages), asked[1]) == (2, "/v2/Attempts?Page=1&PageToken=PTx")
+
+
+@pytest.mark.parametrize(
+    ("parts", "missing"),
+    [
+        ({"auth_token": "t"}, "TWILIO_ACCOUNT_SID"),
+        ({"account_sid": "AC" + "0" * 32}, "TWILIO_AUTH_TOKEN"),
+        ({"account_sid": "AC" + "0" * 32, "api_key": "SK" + "0" * 32}, "TWILIO_API_SECRET"),
+        ({"account_sid": "nonsense", "auth_token": "t"}, "TWILIO_ACCOUNT_SID"),
+        ({"account_sid": "AC" + "0" * 32, "api_key": "x", "api_secret": "s"}, "TWILIO_API_KEY"),
+    ],
+)
+def test_half_a_pair_of_credentials_says_what_is_missing(
+    parts: dict[str, str], missing: str
+) -> None:
+    with pytest.raises(Misuse, match=missing):
+        Credentials.of(**parts)
+
+
+def test_the_clock_of_a_run_never_repeats_an_instant() -> None:
+    clock = Clock(NOW)
+    instants = [clock() for _ in range(5_000)]
+    assert instants == sorted(set(instants))
+    assert NOW < instants[-1] < NOW + timedelta(seconds=60)

@@ -1,0 +1,149 @@
+"""Pages into Arrow: what the API may say, and what must survive of it."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines.decode import NESTED, SCHEMA, TOP, decode, within
+from pipelines.errors import Failure
+from tests.conftest import NOW, World, as_columns
+
+READ_AT = datetime(2026, 1, 2, tzinfo=timezone.utc)
+ATTEMPT: dict[str, Any] = {
+    "sid": "VL1",
+    "account_sid": "AC1",
+    "service_sid": "VA1",
+    "verification_sid": "VE1",
+    "date_created": "2026-01-01T00:00:00Z",
+    "date_updated": "2026-01-01T00:00:05Z",
+    "conversion_status": "unconverted",
+    "channel": "sms",
+    "price": {"value": "0.005", "currency": "usd"},
+    "channel_data": {"to": "+573003003030", "mnc": "05", "code_length": 6, "error_code": None},
+    "url": "https://verify.twilio.com/v2/Attempts/VL1",
+}
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    """One attempt through `decode`, with some of its keys changed; None columns left out."""
+    (found,) = decode([{**ATTEMPT, **changes}], READ_AT).to_pylist()
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def test_a_page_of_the_sandbox_is_decoded_like_by_hand(world: World) -> None:
+    attempts = world.sandbox.truth()
+    table = decode(attempts, READ_AT)
+    assert table.schema == SCHEMA
+    expected = [{**as_columns(attempt), "read_at": READ_AT} for attempt in attempts]
+    assert table.to_pylist() == expected
+
+
+def test_values_are_text_with_their_zeros() -> None:
+    found = row()
+    assert found["channel_data__mnc"] == "05"
+    assert found["channel_data__code_length"] == "6"
+    assert found["price__value"] == "0.005"
+    assert "extra" not in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"price": 0.005}, {"price__value": "0.005"}),
+        ({"price": "0.005"}, {"price__value": "0.005"}),
+        ({"price": {"value": 0.25, "currency": "usd"}}, {"price__value": "0.25"}),
+        ({"channel_data": {"error_code": 0}}, {"channel_data__error_code": "0"}),
+        ({"channel_data": {"mcc": 732}}, {"channel_data__mcc": "732"}),
+        ({"channel_data": {"carrier": ["a", 1]}}, {"channel_data__carrier": '["a",1]'}),
+        ({"channel_data": {"code_length": "6"}}, {"channel_data__code_length": "6"}),
+        ({"channel": True}, {"channel": "true"}),
+        ({"brand": {"id": 7}}, {"extra": '{"brand":{"id":7}}'}),
+        ({"price": {"value": "1", "tax": "0.1"}}, {"extra": '{"price.tax":"0.1"}'}),
+        ({"channel_data": {"seen": None}}, {"extra": '{"channel_data.seen":null}'}),
+        ({"channel_data": "none"}, {"extra": '{"channel_data":"none"}'}),
+        ({"price": ["0.005"]}, {"extra": '{"price":["0.005"]}'}),
+    ],
+)
+def test_surprises_are_kept(changes: dict[str, Any], expected: dict[str, str]) -> None:
+    found = row(**changes)
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("empty", [{"price": None}, {"channel_data": None}, {"channel_data": {}}])
+def test_nothing_is_nothing(empty: dict[str, Any]) -> None:
+    found = row(**empty)
+    assert "extra" not in found
+    assert not any(name.startswith(next(iter(empty)) + "__") for name in found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-01-01T00:00:00Z", "2026-01-01T00:00:00+00:00", "2025-12-31T19:00:00-05:00",
+     "2026-01-01T00:00:00.000Z", "Thu, 01 Jan 2026 00:00:00 +0000"],
+)  # fmt: skip
+def test_dates_are_instants(text: str) -> None:
+    expected = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    assert row(date_created=text)["date_created"] == expected
+
+
+@pytest.mark.parametrize("bad", [{"sid": None}, {"sid": ""}, {"sid": 5}, {"date_created": "soon"}])
+def test_an_attempt_without_identity_stops_the_run(bad: dict[str, Any]) -> None:
+    with pytest.raises(Failure, match=next(iter(bad))):
+        row(**bad)
+
+
+def test_of_doubles_in_a_page_the_last_stays() -> None:
+    page = [ATTEMPT, {**ATTEMPT, "sid": "VL2"}, {**ATTEMPT, "channel": "call"}]
+    assert decode(page, READ_AT).to_pydict()["channel"] == ["call", "sms"]
+
+
+def test_a_window_is_open_below_and_closed_above(world: World) -> None:
+    table = decode(world.sandbox.truth(), READ_AT)
+    created = sorted(set(table["date_created"].to_pylist()))
+    lower, upper = created[3], created[-3]
+    found = within(table, lower, upper)["date_created"].to_pylist()
+    assert min(found) == created[4]
+    assert max(found) == upper
+    assert within(table, NOW, NOW).num_rows == 0
+
+
+def test_an_empty_page_is_an_empty_table() -> None:
+    assert decode([], READ_AT).schema == SCHEMA
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=3,
+)
+keys = st.sampled_from([*TOP, "price", "channel_data", "new"])
+inner_keys = st.sampled_from([*NESTED["price"], *NESTED["channel_data"], "new"])
+objects = st.dictionaries(inner_keys, json_values, max_size=6)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.lists(st.dictionaries(keys, json_values | objects, max_size=4), max_size=4))
+def test_no_json_crashes_the_decoder_or_loses_a_row(changes: list[dict[str, Any]]) -> None:
+    fixed = {"date_created": ATTEMPT["date_created"]}
+    page = [{**ATTEMPT, **c, **fixed, "sid": f"VL{n}"} for n, c in enumerate(changes)]
+    found = decode(page, READ_AT).to_pylist()
+    assert [r["sid"] for r in found] == [a["sid"] for a in page]
+    for attempt, columns in zip(page, found, strict=True):
+        told = json.dumps(columns, default=str)
+        data = attempt["channel_data"]
+        if isinstance(data, dict) and isinstance(data.get("carrier"), str):
+            assert columns["channel_data__carrier"] == data["carrier"]
+        if "new" in attempt:
+            assert json.loads(columns["extra"])["new"] == attempt["new"], told

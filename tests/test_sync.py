@@ -1,0 +1,252 @@
+"""A run end to end: the real dlt and DuckDB against the sandbox, compared with its truth."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
+
+import dlt
+import duckdb
+import pytest
+
+from pipelines import source
+from pipelines.client import Client, Credentials
+from pipelines.errors import Misuse
+from pipelines.source import TABLES, loaded, twilio_verify
+from pipelines.sync import due, due_slices
+from pipelines.warehouse import Warehouse
+from tests.conftest import NOW, World
+
+MakeWorld = Callable[..., World]
+ANSWERS = [
+    {},
+    {"inclusive": False, "oldest_first": True},
+    {"upper_case": True, "no_error": "mixed", "converts": "last"},
+    {"doubled": True, "price_touches_updated": False},
+]
+
+
+@pytest.mark.parametrize("switches", ANSWERS, ids=lambda s: "-".join(s) or "default")
+def test_both_syncs_equal_the_truth_whatever_the_api_answers(
+    make_world: MakeWorld, switches: dict[str, object]
+) -> None:
+    """Four days later everything that can still change has reached a revisit or is new."""
+    world = make_world(**switches)
+    world.settings = replace(world.settings, page_size=50)
+    world.sync()
+    before = world.stored()
+    assert before == world.truth()
+    world.move(days=4)
+    world.sync()
+    after = world.stored()
+    assert len(after) == world.query("select count(*) as n from raw")[0]["n"]
+    assert {sid: after[sid] for sid in world.truth()} == world.truth()
+    changed = [sid for sid in before if before[sid] != after[sid]]
+    for column in ("conversion_status", "channel_data__message_status", "price__value"):
+        assert any(before[sid][column] != after[sid][column] for sid in changed), column
+
+
+def test_a_row_is_what_the_api_said_when_it_was_read(make_world: MakeWorld) -> None:
+    """Between revisits rows may be stale, but never a mixture of two instants."""
+    world = make_world(attempts=20_000, days=5)
+    world.sync()
+    world.move(hours=2)
+    world.sync()
+    sandbox_time = "case when read_at < timestamptz '2026-11-20 13:00:00+00' then 0 else 1 end"
+    read_late = {
+        row["sid"]: row["t"] for row in world.query(f"select sid, {sandbox_time} t from raw")
+    }
+    truths = (world.truth(NOW), world.truth())
+    stored = world.stored()
+    assert set(read_late.values()) == {0, 1}
+    assert all(stored[sid] == truths[late][sid] for sid, late in read_late.items())
+    assert stored.keys() == truths[1].keys()
+
+
+def test_twice_at_the_same_time_reads_nothing_the_second_time(world: World) -> None:
+    world.sync()
+    requests = len(world.sandbox.log)
+    outcome = world.sync()
+    assert (outcome.slices, outcome.attempts) == (0, 0)
+    assert len(world.sandbox.log) == requests
+
+
+def test_an_hour_later_only_new_and_due_attempts_are_read(make_world: MakeWorld) -> None:
+    world = make_world(attempts=20_000)
+    world.sync()
+    world.move(hours=1)
+    outcome = world.sync()
+    ages = [(0, 1.25), (26, 27), (72, 73), (29 * 24, 29 * 24 + 1)]
+    created = [row["date_created"] for row in world.truth().values()]
+    due_now = sum(
+        any(timedelta(hours=a) <= world.now - at < timedelta(hours=b) for a, b in ages)
+        for at in created
+    )
+    assert outcome.slices == len(ages)
+    assert abs(outcome.attempts - due_now) <= 8  # seconds at the edges
+
+
+def test_attempts_that_appear_late_are_found_by_the_first_revisit(make_world: MakeWorld) -> None:
+    world = make_world(attempts=30_000, days=3, visibility_delay=800)
+    for _ in range(3):
+        world.sync()
+        world.move(minutes=30)
+    created_before = world.now - timedelta(minutes=30 + 15)
+    late = {s for s, row in world.truth().items() if row["date_created"] < created_before}
+    assert late <= world.stored().keys()
+
+
+def test_of_doubles_in_one_load_the_last_read_stays(world: World) -> None:
+    """Two reads of the same window in one package, the later one first: the later one counts."""
+    windows = due_slices(Warehouse(world.settings), world.settings, world.now)[-3:]
+    client = Client(_credentials(world), world.settings.base_url, now=world.now)
+    early = list(source.fetch(client, windows))
+    world.move(hours=3)
+    late_client = Client(_credentials(world), world.settings.base_url, now=world.now)
+    late = list(source.fetch(late_client, windows))
+    warehouse = Warehouse(world.settings)
+    with warehouse.opened():
+        warehouse.load([*late, *early])
+        warehouse.apply_views()
+        warehouse.publish()
+    stored, truth = world.stored(), world.truth()
+    assert stored
+    assert stored == {sid: truth[sid] for sid in stored}
+
+
+def test_an_empty_account_creates_every_table_and_view(make_world: MakeWorld) -> None:
+    world = make_world(attempts=0)
+    assert world.sync().attempts == 0
+    tables = {row["table_name"] for row in world.query("select table_name from duckdb_tables()")}
+    assert tables >= {"attempts", *TABLES, "settings"}
+    for view in ("stg_attempts", "verification_attempts", "verifications", "daily_conversion"):
+        assert world.query(f"select count(*) as n from {view}") == [{"n": 0}]
+    columns = {r["column_name"] for r in world.query("describe twilio_verify.attempts")}
+    assert {"price__value", "channel_data__to", "extra", "read_at"} <= columns
+
+
+def test_packages_are_loaded_oldest_first_and_small(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "PACKAGE_ROWS", 300)
+    outcome = world.sync()
+    loads = world.query(
+        "select _dlt_load_id, min(created_after) as first, max(created_before) as last,"
+        " sum(attempts) as attempts from twilio_verify.windows_read group by 1 order by 1"
+    )
+    assert outcome.packages == len(loads) > 3
+    assert all(a["last"] == b["first"] for a, b in pairwise(loads))
+    assert all(load["attempts"] < 300 + 150 for load in loads)
+    assert world.stored() == world.truth()
+
+
+def test_a_pending_package_is_finished_first(world: World) -> None:
+    warehouse, package = Warehouse(world.settings), _package(world)
+    with warehouse.opened():
+        warehouse.pipeline.extract(loaded(package))
+        warehouse.pipeline.normalize()
+    outcome = world.sync()
+    assert outcome.slices == 30 - len(package)  # what it held is not read again
+    assert world.stored() == world.truth()
+
+
+def test_a_package_that_cannot_be_loaded_is_given_up_and_read_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    warehouse, package = Warehouse(world.settings), _package(world)
+    with warehouse.opened():
+        warehouse.pipeline.extract(loaded(package))
+        warehouse.pipeline.normalize()
+    (file,) = world.settings.directory.glob("dlt/**/new_jobs/attempts.*.parquet")
+    file.write_bytes(b"not parquet")
+    with caplog.at_level(logging.WARNING, logger="verify_sync"):
+        outcome = world.sync()
+    assert "given up" in caplog.text
+    assert outcome.slices == 30
+    assert world.stored() == world.truth()
+
+
+def test_windows_of_an_incomplete_package_do_not_count(world: World) -> None:
+    world.sync()
+    assert due(world.settings, world.now) == []
+    with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
+        connection.execute("delete from twilio_verify._dlt_loads")
+    assert len(due(world.settings, world.now)) == 30
+
+
+def test_a_dry_run_tells_the_cost_and_changes_nothing(make_world: MakeWorld) -> None:
+    world = make_world(attempts=40_000)
+    found = due(world.settings, world.now)
+    assert not world.settings.directory.exists()
+    before = len(world.sandbox.log)
+    outcome = world.sync()
+    requests = sum(piece.requests for piece in found)
+    assert len(world.sandbox.log) - before == outcome.pages
+    # The second's margin on each side may bring a slice to one more page than its count.
+    assert requests <= outcome.pages <= requests + 2
+    assert sum(piece.attempts for piece in found) == pytest.approx(outcome.attempts, abs=30)
+
+
+def test_a_warehouse_belongs_to_one_account(world: World) -> None:
+    world.sync()
+    requests = len(world.sandbox.log)
+    world.settings = replace(world.settings, credentials=Credentials.of("AC" + "b" * 32, "token"))
+    with pytest.raises(Misuse, match="own folder"):
+        world.sync()
+    with pytest.raises(Misuse, match="own folder"):
+        due(world.settings, world.now)
+    assert len(world.sandbox.log) == requests
+
+
+def test_a_key_of_another_account_is_refused(world: World) -> None:
+    other = Credentials.of("AC" + "b" * 32, None, world.sandbox.api_key, world.sandbox.api_secret)
+    world.settings = replace(world.settings, credentials=other)
+    with pytest.raises(Misuse, match="one account"):
+        world.sync()
+    assert not world.settings.published.exists()
+
+
+def test_the_source_works_in_anyones_pipeline(world: World, tmp_path: object) -> None:
+    def run() -> None:
+        pipeline = dlt.pipeline(
+            "theirs",
+            pipelines_dir=f"{tmp_path}/theirs",
+            destination=dlt.destinations.duckdb(f"{tmp_path}/theirs.duckdb"),
+            dataset_name="raw",
+        )
+        pipeline.run(
+            twilio_verify(
+                world.sandbox.account_sid,
+                world.sandbox.auth_token,
+                base_url=world.settings.base_url,
+                now=world.now,
+            )
+        )
+
+    run()
+    first = len(world.sandbox.log)
+    run()
+    assert len(world.sandbox.log) == first  # it knows what it has read
+    world.move(days=4)
+    run()
+    with duckdb.connect(f"{tmp_path}/theirs.duckdb", read_only=True) as connection:
+        sql = "select sid, channel_data__message_status, price__value from raw.attempts"
+        stored = {sid: rest for sid, *rest in connection.execute(sql).fetchall()}
+    truth = world.truth()
+    names = ("channel_data__message_status", "price__value")
+    assert {sid: stored[sid] for sid in truth} == {
+        sid: [row[name] for name in names] for sid, row in truth.items()
+    }
+
+
+def _credentials(world: World) -> Credentials:
+    return Credentials.of(world.sandbox.account_sid, world.sandbox.auth_token)
+
+
+def _package(world: World) -> list[source.SliceRead]:
+    windows = due_slices(Warehouse(world.settings), world.settings, world.now)[:10]
+    client = Client(_credentials(world), world.settings.base_url, now=world.now)
+    return list(source.fetch(client, windows))
