@@ -1,0 +1,274 @@
+"""The views: given rows, expected rows; and whole accounts, recomputed in plain Python."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from pipelines.decode import SCHEMA, decode
+from pipelines.settings import Settings
+from pipelines.warehouse import create_views
+from tests.conftest import NOW, World
+
+CREATED = datetime(2026, 11, 1, 10, 0, tzinfo=timezone.utc)
+READ_LATE, READ_EARLY = timedelta(days=4), timedelta(minutes=2)
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def database() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        connection.execute("create schema twilio_verify; set timezone = 'UTC'")
+        connection.register("empty", SCHEMA.empty_table())
+        connection.execute("create table twilio_verify.attempts as select * from empty")
+        yield connection
+
+
+def given(database: duckdb.DuckDBPyConnection, *attempts: Row, timezone: str = "UTC") -> None:
+    """Attempts as the API would have said them; `age` is how old they were when read."""
+    for number, changes in enumerate(attempts):
+        data = {"to": "+573001234567", "country": "CO", "message_status": "delivered"}
+        attempt = {
+            "sid": f"VL{number}",
+            "verification_sid": "VE1",
+            "service_sid": "VA1",
+            "account_sid": "AC1",
+            "channel": "sms",
+            "conversion_status": "unconverted",
+            "date_created": f"{CREATED + timedelta(minutes=number):%Y-%m-%dT%H:%M:%SZ}",
+            "price": {"value": "0.05", "currency": "usd"},
+            **{k: v for k, v in changes.items() if k not in ("age", "data")},
+            "channel_data": {**data, **changes.get("data", {})},
+        }
+        created = datetime.fromisoformat(attempt["date_created"].replace("Z", "+00:00"))
+        page = decode([attempt], created + changes.get("age", READ_LATE))
+        database.register("page", page)
+        database.execute("insert into twilio_verify.attempts select * from page")
+    create_views(database, Settings(directory=Path(), timezone=timezone))
+
+
+def rows(database: duckdb.DuckDBPyConnection, query: str) -> list[tuple[Any, ...]]:
+    return database.execute(query).fetchall()
+
+
+CONVERTED = {"conversion_status": "converted"}
+
+
+def test_values_are_normalised(database: duckdb.DuckDBPyConnection) -> None:
+    given(
+        database,
+        {
+            "channel": "SMS",
+            "conversion_status": "CONVERTED",
+            "price": {"value": "0.0050", "currency": "Usd"},
+            "data": {"message_status": "UNDELIVERED", "error_code": "30008", "mnc": "05",
+                     "country": "co", "status": "Confirmed", "code_length": 6},
+        },
+    )  # fmt: skip
+    query = (
+        "select channel, conversion_status, is_converted, price, currency, message_status,"
+        " error_code, error_name, mnc, country, verification_status, code_length,"
+        " delivery_outcome, destination_prefix from verification_attempts"
+    )
+    assert rows(database, query) == [
+        ("sms", "converted", True, Decimal("0.005000"), "USD", "undelivered", "30008",
+         "Unknown error", "05", "CO", "confirmed", 6, "failed", "+57300123"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("nothing", [None, "", "0", 0, "absent"])
+def test_no_error_is_null_however_it_is_written(
+    database: duckdb.DuckDBPyConnection, nothing: object
+) -> None:
+    data = {} if nothing == "absent" else {"error_code": nothing}
+    given(database, {"data": data})
+    assert rows(database, "select error_code, error_name from verification_attempts") == [
+        (None, None)
+    ]
+
+
+def test_what_is_unknown_says_so(database: duckdb.DuckDBPyConnection) -> None:
+    given(
+        database,
+        {"channel": None, "service_sid": None, "verification_sid": None, "price": None,
+         "conversion_status": None,
+         "data": {"to": None, "country": None, "message_status": None}},
+    )  # fmt: skip
+    query = (
+        "select channel, service_sid, country, carrier, mcc, mnc, locale, destination,"
+        " destination_prefix, message_status, conversion_status from verification_attempts"
+    )
+    assert rows(database, query) == [("unknown",) * 11]
+    query = "select verification_sid, is_converted, price, currency from verification_attempts"
+    assert rows(database, query) == [("VL0", False, None, None)]
+
+
+def test_an_address_has_its_domain_for_a_prefix(database: duckdb.DuckDBPyConnection) -> None:
+    given(database, {"channel": "email", "data": {"to": "someone@example.com", "country": None}})
+    query = "select destination_prefix, country from verification_attempts"
+    assert rows(database, query) == [("example.com", "unknown")]
+
+
+@pytest.mark.parametrize(
+    ("status", "age", "outcome"),
+    [
+        ("delivered", READ_EARLY, "delivered"),
+        ("read", READ_EARLY, "delivered"),
+        ("completed", READ_EARLY, "delivered"),
+        ("failed", READ_EARLY, "failed"),
+        ("no-answer", READ_EARLY, "failed"),
+        ("busy", READ_EARLY, "failed"),
+        ("canceled", READ_EARLY, "failed"),
+        ("sent", READ_EARLY, "pending"),
+        ("sent", READ_LATE, "unknown"),
+        (None, READ_EARLY, "pending"),
+        (None, READ_LATE, "unknown"),
+        ("in-progress", timedelta(days=3), "unknown"),
+        ("in-progress", timedelta(days=3, seconds=-1), "pending"),
+    ],
+)
+def test_delivery_outcome(
+    database: duckdb.DuckDBPyConnection, status: str | None, age: timedelta, outcome: str
+) -> None:
+    given(database, {"age": age, "data": {"message_status": status}})
+    assert rows(database, "select delivery_outcome from verification_attempts") == [(outcome,)]
+
+
+@pytest.mark.parametrize(
+    ("age", "mature", "settled"),
+    [
+        (timedelta(minutes=10, seconds=-1), False, False),
+        (timedelta(minutes=10), True, False),
+        (timedelta(days=3, seconds=-1), True, False),
+        (timedelta(days=3), True, True),
+    ],
+)
+def test_mature_and_settled_by_the_age_at_reading(
+    database: duckdb.DuckDBPyConnection, age: timedelta, mature: bool, settled: bool
+) -> None:
+    given(database, {"age": age, **CONVERTED})
+    query = "select is_mature, is_settled, read_age from verification_attempts"
+    assert rows(database, query) == [(mature, settled, age)]
+    assert rows(database, "select is_mature, is_settled from verifications") == [(mature, settled)]
+
+
+@pytest.mark.parametrize("marked", ["all", "last"])
+def test_a_rescued_verification_converts_once_whichever_attempts_are_marked(
+    database: duckdb.DuckDBPyConnection, marked: str
+) -> None:
+    first = CONVERTED if marked == "all" else {}
+    given(database, {**first}, {"channel": "call", **CONVERTED, "price": None})
+    query = "select attempt_number, is_converting_attempt from verification_attempts order by 1"
+    assert rows(database, query) == [(1, False), (2, True)]
+    query = (
+        "select attempts, channels, first_channel, last_channel, converted_channel, is_converted,"
+        " has_fallback, is_rescued, channel_spend, currency from verifications"
+    )
+    assert rows(database, query) == [
+        (2, ["sms", "call"], "sms", "call", "call", True, True, True, Decimal("0.05"), "USD")
+    ]
+    query = (
+        "select channel, attempts, converted_attempts, verifications, converted_verifications,"
+        " verification_success_rate, credited_conversions from daily_conversion order by 1"
+    )
+    assert rows(database, query) == [
+        ("call", 1, 1, 0, 0, None, 1),
+        ("sms", 1, int(marked == "all"), 1, 1, 1.0, 0),
+    ]
+
+
+def test_a_resend_is_no_fallback_and_ties_go_by_sid(database: duckdb.DuckDBPyConnection) -> None:
+    same = {"date_created": "2026-11-01T10:00:00Z", **CONVERTED}
+    given(database, same, same)
+    query = "select attempt_sid from verification_attempts where is_converting_attempt"
+    assert rows(database, query) == [("VL1",)]
+    query = "select attempts, has_fallback, is_rescued, converted_channel from verifications"
+    assert rows(database, query) == [(2, False, False, "sms")]
+
+
+def test_two_currencies_are_not_added_up(database: duckdb.DuckDBPyConnection) -> None:
+    given(database, {}, {"price": {"value": "0.04", "currency": "EUR"}})
+    assert rows(database, "select channel_spend, currency from verifications") == [(None, None)]
+
+
+def test_rates_count_only_mature_attempts(database: duckdb.DuckDBPyConnection) -> None:
+    """A conversion that is known early must not enter before the failures beside it can."""
+    given(
+        database,
+        {"verification_sid": "VE1", **CONVERTED},
+        {"verification_sid": "VE2", "data": {"message_status": "failed"}},
+        {"verification_sid": "VE3", "age": READ_EARLY, **CONVERTED},
+    )
+    query = (
+        "select attempts, mature_attempts, converted_attempts, attempt_conversion_rate,"
+        " verifications, converted_verifications, verification_success_rate,"
+        " credited_conversions, delivered_attempts, failed_attempts, delivery_rate"
+        " from daily_conversion"
+    )
+    assert rows(database, query) == [(3, 2, 1, 0.5, 2, 1, 0.5, 1, 2, 1, pytest.approx(2 / 3))]
+
+
+def test_rates_are_null_where_nothing_counts(database: duckdb.DuckDBPyConnection) -> None:
+    given(database, {"age": READ_EARLY, "data": {"message_status": "sent"}})
+    query = (
+        "select attempt_conversion_rate, verification_success_rate, delivery_rate"
+        " from daily_conversion"
+    )
+    assert rows(database, query) == [(None, None, None)]
+
+
+@pytest.mark.parametrize(
+    ("created", "day"),
+    [
+        ("2026-03-29T00:30:00Z", date(2026, 3, 29)),  # the day Berlin's clocks go forward
+        ("2026-03-28T23:00:00Z", date(2026, 3, 29)),
+        ("2026-03-29T21:59:59Z", date(2026, 3, 29)),
+        ("2026-03-29T22:00:00Z", date(2026, 3, 30)),
+        ("2026-10-24T22:00:00Z", date(2026, 10, 25)),  # and back
+        ("2026-10-25T22:59:59Z", date(2026, 10, 25)),
+        ("2026-10-25T23:00:00Z", date(2026, 10, 26)),
+    ],
+)
+def test_a_day_is_a_day_in_the_settings_zone(
+    database: duckdb.DuckDBPyConnection, created: str, day: date
+) -> None:
+    given(database, {"date_created": created}, timezone="Europe/Berlin")
+    assert rows(database, "select created_date from daily_conversion") == [(day,)]
+
+
+def test_daily_conversion_of_an_account_is_what_python_counts(world: World) -> None:
+    """The sandbox's attempts an hour after the newest: mature and young, by every dimension."""
+    world.sync()
+    expected: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * 6)
+    attempts = sorted(world.truth().values(), key=lambda r: (r["date_created"], r["sid"]))
+    of: dict[str, list[Row]] = defaultdict(list)
+    for row in attempts:
+        of[row["verification_sid"]].append(row)
+    for sends in of.values():
+        mature = [NOW - row["date_created"] >= timedelta(minutes=10) for row in sends]
+        converted = [row["conversion_status"] == "converted" for row in sends]
+        last = max((n for n, yes in enumerate(converted) if yes), default=None)
+        for number, row in enumerate(sends):
+            cell = expected[
+                row["date_created"].date(), row["service_sid"], row["channel"],
+                row["channel_data__country"] or "unknown",
+            ]  # fmt: skip
+            cell[0] += 1
+            cell[1] += mature[number]
+            cell[2] += mature[number] and converted[number]
+            cell[3] += number == 0 and all(mature)
+            cell[4] += number == 0 and all(mature) and any(converted)
+            cell[5] += number == last and all(mature)
+    found = world.query(
+        "select created_date, service_sid, channel, country, attempts, mature_attempts,"
+        " converted_attempts, verifications, converted_verifications, credited_conversions"
+        " from daily_conversion"
+    )
+    assert {tuple(r.values())[:4]: list(r.values())[4:] for r in found} == expected

@@ -1,0 +1,202 @@
+"""Files on disk: publishing beside readers, the catalog, what can go wrong with a folder."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from pipelines import warehouse as module
+from pipelines.errors import Failure
+from pipelines.warehouse import Warehouse, sql_folder, view_files
+from tests.conftest import World
+
+READER = """
+import duckdb, sys
+path, mode = sys.argv[1:]
+connection = duckdb.connect(path, read_only=mode == "read")
+if mode == "write":
+    connection.execute("create table mine as select 42 as answer")
+def count():
+    return connection.execute("select count(*) from twilio_verify.attempts").fetchone()[0]
+print(count(), flush=True)
+for line in sys.stdin:
+    print(count(), flush=True)
+"""
+
+
+class Reader:
+    """Another process with a connection open on the published file."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", READER, str(path), mode],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.first = self._answer()
+
+    def count(self) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.write("again\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> int:
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(how)
+        self.process.wait()
+
+
+@pytest.mark.parametrize("mode", ["read", "write"])
+@pytest.mark.parametrize("killed", [False, True])
+def test_readers_and_the_sync_do_not_wait_for_each_other(
+    world: World, mode: str, killed: bool
+) -> None:
+    world.sync()
+    before = len(world.stored())
+    reader = Reader(world.settings.published, mode)
+    try:
+        assert reader.first == before
+        if killed:
+            reader.end(signal.SIGKILL)
+        world.move(days=2)
+        world.sync()
+        after = len(world.stored())
+        assert after > before
+        if not killed:
+            assert reader.count() == before  # its own snapshot
+        fresh = Reader(world.settings.published, "write")
+        assert fresh.first == after
+        fresh.end()
+    finally:
+        reader.end(signal.SIGKILL)
+    world.sync()
+    assert len(world.stored()) == after
+
+
+def test_a_log_left_by_a_writer_does_not_survive_publishing(world: World) -> None:
+    world.sync()
+    reader = Reader(world.settings.published, "write")
+    reader.end(signal.SIGKILL)
+    stale = world.settings.published.with_name("verify.duckdb.wal")
+    assert stale.exists()
+    world.sync()
+    assert not stale.exists()
+    assert world.stored() == world.truth()
+
+
+def test_the_published_file_is_compact_and_readable_by_older_duckdb(world: World) -> None:
+    world.sync()
+    with duckdb.connect(str(world.settings.published), read_only=True) as connection:
+        schemas = connection.execute("select distinct schema_name from duckdb_tables()").fetchall()
+        (tags,) = connection.execute(
+            "select tags from duckdb_databases() where database_name = 'verify'"
+        ).fetchall()[0]
+        (free,) = connection.execute("select free_blocks from pragma_database_size()").fetchall()[0]
+    assert {name for (name,) in schemas} == {"main", "twilio_verify"}
+    assert "v1.2.0" in tags["storage_version"]
+    assert free == 0
+    assert not list(world.settings.directory.glob("verify.duckdb.new*"))
+
+
+def test_every_view_and_column_says_what_it_is(world: World) -> None:
+    world.sync()
+    views = world.query(
+        "select view_name, comment from duckdb_views() where schema_name = 'main' and not internal"
+    )
+    assert {view["view_name"] for view in views} == {file.stem for file in view_files()}
+    assert all(view["comment"].startswith("One row per ") for view in views)
+    uncommented = world.query(
+        "select table_name, column_name from duckdb_columns() "
+        "where schema_name = 'main' and not internal and comment is null"
+    )
+    assert uncommented == []
+
+
+def test_a_view_reads_only_from_what_is_applied_before_it() -> None:
+    names: list[str] = ["settings"]
+    for file in view_files():
+        text = file.read_text(encoding="utf-8")
+        assert f"create or replace view {file.stem} as" in text
+        assert not re.search(r"select\s+(\w+\.)?\*", text), f"{file.stem} selects *"
+        later = {other.stem for other in view_files()} - {*names, file.stem}
+        body = text.partition("comment on")[0]
+        read = set(re.findall(r"(?:from|join)\s+([\w.]+)", body))
+        assert not read & later, f"{file.stem} reads from {read & later}"
+        names.append(file.stem)
+    assert len(names) > 5
+
+
+def test_settings_reach_the_views(world: World) -> None:
+    world.settings = replace(world.settings, timezone="America/Bogota", fee_currency="EUR")
+    world.sync()
+    assert world.query("select timezone, fee_currency from settings") == [
+        {"timezone": "America/Bogota", "fee_currency": "EUR"}
+    ]
+    local = "cast(timezone('America/Bogota', created_at) as date)"
+    expected = world.query(f"select {local} d, count(*) n from stg_attempts group by 1 order by 1")
+    assert expected == world.query(
+        "select created_date d, cast(sum(attempts) as bigint) n from daily_conversion"
+        " group by 1 order by 1"
+    )
+
+
+def test_views_of_an_older_release_disappear(world: World) -> None:
+    world.sync()
+    with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
+        connection.execute("create view once_upon_a_time as select 1 as one")
+    world.sync()
+    assert world.query("select 1 from duckdb_views() where view_name = 'once_upon_a_time'") == []
+
+
+def test_too_little_disk_keeps_what_was_read_and_what_was_published(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.sync()
+    before = world.stored()
+    world.move(hours=11)
+    monkeypatch.setattr(module, "_SPARE", 2**62)
+    with pytest.raises(Failure, match="free some space"):
+        world.sync()
+    assert world.stored() == before
+    monkeypatch.undo()
+    assert world.sync().slices == 0
+    assert len(world.stored()) > len(before)
+
+
+def test_loaded_packages_leave_no_phone_number_behind(world: World) -> None:
+    world.sync()
+    number = next(r["channel_data__to"] for r in world.stored().values() if r["channel"] == "sms")
+    for file in world.settings.directory.rglob("*"):
+        assert number not in str(file)
+        if file.is_file() and file.suffix != ".duckdb":
+            assert number.encode() not in file.read_bytes(), file
+
+
+def test_a_second_run_is_turned_away(world: World) -> None:
+    with Warehouse(world.settings).opened(), pytest.raises(Failure, match="another run"):
+        world.sync()
+    world.sync()
+
+
+def test_a_foreign_file_is_one_clear_line(world: World) -> None:
+    world.settings.directory.mkdir(parents=True)
+    (world.settings.directory / "loading.duckdb").write_bytes(b"this is no database" * 1000)
+    with pytest.raises(Failure, match=r"loading\.duckdb cannot be used"):
+        world.sync()
+
+
+def test_the_views_are_found_beside_the_package() -> None:
+    assert (sql_folder() / "settings.sql").is_file()
+    assert {file.parent.name for file in view_files()} == {"staging", "marts", "reports"}
