@@ -64,9 +64,11 @@ def _sync(arguments: argparse.Namespace, settings: Settings, now: datetime) -> N
 
 def _print_due(settings: Settings, now: datetime) -> None:
     found = due(settings, now)
+    if found:
+        print(f"{'created after':21}{'created before':21}{'attempts':>10}{'requests':>10}")
     for piece in found:
-        window = f"{piece.window.after:%F %T} to {piece.window.before:%F %T}"
-        print(f"{window}  {piece.attempts:>9,} attempts  {piece.requests:>6,} requests")
+        window = f"{piece.window.after:%F %T}  {piece.window.before:%F %T}  "
+        print(f"{window}{piece.attempts:>10,}{piece.requests:>10,}")
     requests = sum(piece.requests for piece in found)
     seconds = limit_seconds(requests, settings.requests_per_minute)
     print(
@@ -100,6 +102,7 @@ def _sql(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None
 
 def _views(_: argparse.Namespace, settings: Settings, __: datetime) -> None:
     warehouse = Warehouse(settings)
+    warehouse.require()
     with warehouse.opened():
         warehouse.apply_views()
         warehouse.publish()

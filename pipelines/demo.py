@@ -16,21 +16,24 @@ from pipelines.sync import Outcome, sync
 ATTEMPTS, DAYS = 20_000, 30
 ANSWERS = {
     "Conversion by channel": """
-        select channel, sum(attempts) as attempts, sum(verifications) as verifications,
+        select channel, sum(attempts)::bigint as attempts,
+            sum(verifications)::bigint as verifications,
             round(sum(converted_verifications) / sum(verifications), 3) as success_rate,
             round(sum(delivered_attempts) / sum(delivered_attempts + failed_attempts), 3)
                 as delivery_rate
         from daily_conversion group by channel order by attempts desc""",
     "The worst countries": """
-        select country, sum(verifications) as verifications,
+        select country, sum(verifications)::bigint as verifications,
             round(sum(converted_verifications) / sum(verifications), 3) as success_rate
-        from daily_conversion group by country having sum(verifications) >= 100
-        order by success_rate limit 5""",
+        from daily_conversion where country != 'unknown'
+        group by country having sum(verifications) >= 100
+        order by success_rate, verifications desc limit 5""",
     "What the syncs did": """
-        select date_trunc('minute', read_at) as read_at, count(*) as slices,
-            sum(pages) as requests, sum(attempts) as attempts,
-            min(created_after) as created_after, max(created_before) as created_before
-        from twilio_verify.windows_read group by all order by read_at desc limit 5""",
+        select date_trunc('second', min(read_at))::timestamp as began_at, count(*) as slices,
+            sum(pages)::bigint as requests, sum(attempts)::bigint as attempts,
+            min(created_after)::timestamp as created_after,
+            max(created_before)::timestamp as created_before
+        from twilio_verify.windows_read group by _dlt_load_id order by began_at desc limit 5""",
 }
 
 

@@ -58,6 +58,7 @@ def load_settings() -> Settings:
     project = project_directory()
     os.environ["DLT_PROJECT_DIR"] = str(project)  # dlt looks for .dlt where we do
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # Twilio is the only peer, wherever we run
+    os.environ.setdefault("RUNTIME__LOG_LEVEL", "ERROR")  # dlt's; ours says what a run does
     fee = _read(_WAREHOUSE, "verification_fee", str, "0.05")
     return Settings(
         directory=project / _read(_WAREHOUSE, "dir", str, "warehouse"),

@@ -120,6 +120,11 @@ class Warehouse:
             raise Failure(f"loading failed: {_why(error)}") from error
         _forget_loaded(Path(self.pipeline.working_dir))
 
+    def require(self) -> None:
+        """Raises Failure before the first sync."""
+        if "attempts" not in self._tables():
+            raise Failure(f"{self.directory} holds no attempts yet; run `make sync` first")
+
     def check_account(self, account_sid: str) -> None:
         """Refuses credentials of another account than the warehouse's."""
         rows = self._rows(f"select distinct account_sid from {SCHEMA}.windows_read")
@@ -138,8 +143,6 @@ class Warehouse:
 
     def apply_views(self) -> None:
         """Creates `settings` and every view of `sql/` anew, in one transaction."""
-        if "attempts" not in self._tables():
-            raise Failure(f"{self.directory} holds no attempts yet; run `make sync` first")
         self.connection.begin()
         create_views(self.connection, self.settings)
         self.connection.commit()

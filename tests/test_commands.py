@@ -1,0 +1,258 @@
+"""The command line: exit codes, one clear line for every mistake, nothing secret in it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.__main__ import main
+from pipelines.errors import keep_secret, redact
+from pipelines.sandbox.switches import Limits
+from tests.conftest import NOW, REPOSITORY, World
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def configured(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The environment an operator would set for `world`."""
+    monkeypatch.setenv("SOURCES__TWILIO_VERIFY__BASE_URL", world.sandbox.url)
+    monkeypatch.setenv("TWILIO_ACCOUNT_SID", world.sandbox.account_sid)
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", world.sandbox.auth_token)
+    monkeypatch.setenv("WAREHOUSE__DIR", str(world.settings.directory))
+    return world
+
+
+def refused(capture: Capture, *argv: str) -> tuple[int, str]:
+    """Exit code and the one line on stderr of a command that must not work."""
+    code = main(argv, now=NOW)
+    told = capture.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert "Traceback" not in told.err
+    return code, told.err
+
+
+def test_sync_then_sql(configured: World, capfd: Capture) -> None:
+    assert main(["sync"], now=NOW) == 0
+    said = capfd.readouterr()
+    assert "attempts in 30 slices with 30 requests" in said.out
+    assert str(configured.settings.published) in said.out
+    assert main(["sql", "from daily_conversion limit 5"], now=NOW) == 0
+    assert "verification_success_rate" in capfd.readouterr().out
+
+
+def test_sync_without_credentials_names_them_and_the_demo(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAREHOUSE__DIR", str(tmp_path / "w"))
+    for argv in (["sync"], ["sync", "--dry-run"]):
+        code, line = refused(capsys, *argv)
+        assert code == 2
+        for name in ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_API_KEY", "make demo"):
+            assert name in line
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("SOURCES__TWILIO_VERIFY__PAGE_SIZE", "1001", "page_size"),
+        ("SOURCES__TWILIO_VERIFY__PAGE_SIZE", "many", "page_size"),
+        ("SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE", "0", "requests_per_minute"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["26h", "15m", "3d"]', "revisit_after"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["15m", "26h"]', "revisit_after"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["soon", "3d"]', "revisit_after"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["29d"]', "revisit_after"),
+        ("SOURCES__TWILIO_VERIFY__BASE_URL", "http://verify.twilio.com", "base_url"),
+        ("WAREHOUSE__TIMEZONE", "Mars/Olympus", "timezone"),
+        ("WAREHOUSE__FEE_CURRENCY", "dollars", "fee_currency"),
+        ("WAREHOUSE__VERIFICATION_FEE", "free", "verification_fee"),
+        ("TWILIO_ACCOUNT_SID", "AC123", "TWILIO_ACCOUNT_SID"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_any_request(
+    configured: World,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    told: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    code, line = refused(capsys, "sync")
+    assert (code, told in line) == (2, True)
+    assert configured.sandbox.log == []
+
+
+def test_a_variable_that_only_looks_like_a_setting_is_not_read(
+    configured: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PAGE_SIZE", "TIMEOUT", "DIR", "SOURCES__PAGE_SIZE"):
+        monkeypatch.setenv(name, "nonsense")
+    assert main(["sync"], now=NOW) == 0
+
+
+def test_refused_credentials_exit_2_without_telling_them(
+    configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", "a-wrong-token")
+    code, line = refused(capsys, "sync")
+    assert (code, "TWILIO_AUTH_TOKEN" in line, "a-wrong-token" in line) == (2, True, False)
+    assert len(configured.sandbox.log) <= 3  # one a reader, and no retries
+
+
+def test_debug_shows_a_traceback_and_still_no_secret(
+    configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", "a-wrong-token")
+    assert main(["sync", "--debug"], now=NOW) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert "a-wrong-token" not in told
+
+
+@pytest.mark.parametrize("argv", [["sql", "select 1"], ["sql"], ["views"]])
+def test_asking_before_the_first_sync(argv: list[str], configured: World, capsys: Capture) -> None:
+    code, line = refused(capsys, *argv)
+    assert (code, "make sync" in line) == (1, True)
+    assert not configured.settings.directory.exists()
+
+
+def test_wrong_usage_exits_2(capsys: Capture) -> None:
+    for argv in (["sink"], ["sync", "--fast"], []):
+        with pytest.raises(SystemExit) as caught:
+            main(argv)
+        assert caught.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_wrong_sql_is_one_line(configured: World, capsys: Capture) -> None:
+    main(["sync"], now=NOW)
+    capsys.readouterr()
+    code, line = refused(capsys, "sql", "from daily_convesion")
+    assert code == 1
+    assert "daily_conversion" in line  # DuckDB's suggestion
+    code, line = refused(capsys, "sql", "create table mine (a int)")
+    assert (code, "read-only" in line) == (1, True)
+
+
+def test_sql_prints_for_machines(configured: World, capfd: Capture) -> None:
+    main(["sync"], now=NOW)
+    capfd.readouterr()
+    query = (
+        "select attempt_sid, price, created_at, channel, cast(null as varchar) as nothing"
+        " from verification_attempts where price is not null order by 1 limit 3"
+    )
+    main(["sql", query, "--format", "json"])
+    records = json.loads(capfd.readouterr().out)
+    main(["sql", query, "--format", "csv"])
+    lines = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
+    assert len(records) == len(lines) == 3
+    for record, line in zip(records, lines, strict=True):
+        assert record["price"] == line["price"]  # exact, as text
+        assert record["created_at"].endswith("+00:00")
+        assert (record["nothing"], line["nothing"]) == (None, "")
+
+
+def test_statements_from_standard_input(configured: World) -> None:
+    main(["sync"], now=NOW)
+    told = subprocess.run(
+        [sys.executable, "-m", "pipelines", "sql"],
+        input="select 40 +\n2 as answer;\nselect 'one' || 'two' as words",
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=True,
+    )
+    assert "42" in told.stdout
+    assert "onetwo" in told.stdout
+    assert "verify>" not in told.stdout
+
+
+def test_views_are_applied_again_with_new_settings(
+    configured: World, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["sync"], now=NOW)
+    monkeypatch.setenv("WAREHOUSE__TIMEZONE", "Asia/Kolkata")
+    requests = len(configured.sandbox.log)
+    assert main(["views"]) == 0
+    assert len(configured.sandbox.log) == requests
+    assert configured.query("select timezone from settings") == [{"timezone": "Asia/Kolkata"}]
+    assert "views applied" in capfd.readouterr().out
+
+
+def test_dry_run_says_what_is_due(configured: World, capfd: Capture) -> None:
+    assert main(["sync", "--dry-run"], now=NOW) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 32
+    assert "30 slices, 30 requests; the rate limit allows them in 0 min" in lines[-1]
+    assert not configured.settings.directory.exists()
+    main(["sync"], now=NOW)
+    capfd.readouterr()
+    assert main(["sync", "--dry-run"], now=NOW) == 0
+    assert capfd.readouterr().out.startswith("due: 0 attempts in 0 slices")
+
+
+def test_the_sandbox_command_serves_what_it_says(tmp_path: Path) -> None:
+    """As a user would: start it, set what it prints, sync in another process."""
+    command = [sys.executable, "-m", "pipelines", "sandbox", "--port=0", "--attempts=500"]
+    with subprocess.Popen(
+        [*command, "--no-inclusive", "--no-error=mixed", "--requests=0"],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True,
+    ) as server:  # fmt: skip
+        assert server.stdout is not None
+        printed = [server.stdout.readline() for _ in range(6)]
+        exports = dict(
+            word.split("=", 1)
+            for line in printed
+            if line.strip().startswith("export")
+            for word in line.split()[1:]
+        )
+        try:
+            told = subprocess.run(
+                [sys.executable, "-m", "pipelines", "sync"],
+                env={**os.environ, **exports, "WAREHOUSE__DIR": str(tmp_path / "w")},
+                cwd=tmp_path, capture_output=True, text=True, check=True,
+            )  # fmt: skip
+        finally:
+            server.terminate()
+    assert told.stdout.startswith("read 4") or told.stdout.startswith("read 5")
+    assert set(exports) == {
+        "WAREHOUSE__DIR", "SOURCES__TWILIO_VERIFY__BASE_URL", "TWILIO_ACCOUNT_SID",
+        "TWILIO_AUTH_TOKEN",
+    }  # fmt: skip
+
+
+def test_the_port_of_another_program_is_one_line(configured: World, capsys: Capture) -> None:
+    port = configured.sandbox.url.rpartition(":")[2]
+    code, line = refused(capsys, "sandbox", "--port", port)
+    assert (code, port in line) == (1, True)
+
+
+def test_the_demo_twice(capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAREHOUSE__DIR", str(tmp_path))
+    assert main(["demo"]) == 0
+    first = capfd.readouterr().out
+    assert (tmp_path / "demo" / "verify.duckdb").exists()
+    for text in ("Conversion by channel", "The worst countries", "What the syncs did", "make sql"):
+        assert text in first
+    assert main(["demo"]) == 0
+
+
+def test_the_demo_keeps_within_the_real_rate_limit() -> None:
+    assert Limits().requests == 100
+    assert Limits().seconds == 60
+
+
+def test_what_is_printed_hides_what_is_personal() -> None:
+    keep_secret("s3cret-token")
+    told = redact("s3cret-token +573003003030 %2B573003003030 someone@example.com a%40b.co VL12")
+    assert told == "[secret] [redacted] [redacted] [redacted] [redacted] VL12"

@@ -1,0 +1,89 @@
+"""The README's promises: each console block is run, and its output is the real one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from pipelines.__main__ import main
+from pipelines.sandbox.account import Account
+from pipelines.sandbox.server import Sandbox
+from pipelines.warehouse import view_files
+from tests.conftest import REPOSITORY, UNLIMITED
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+THEN = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)  # when its output was made
+_SECONDS = re.compile(r"\b\d+\.\d s\b")
+
+
+def console_blocks() -> Iterator[tuple[str, str]]:
+    """(command line, output) of every ```console block."""
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
+        command, _, output = block.removeprefix("$ ").partition("\n")
+        yield command, output
+
+
+def argv(command: str, environment: pytest.MonkeyPatch) -> list[str]:
+    """What the make target runs, as arguments of `main`; variables before it are set."""
+    words = shlex.split(command)
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        environment.setenv(name, value)
+    assert words[0] == "make"
+    given = dict(word.split("=", 1) for word in words[2:])
+    query = [given["QUERY"]] if "QUERY" in given else []
+    return [words[1], *shlex.split(given.get("ARGS", "")), *query]
+
+
+def test_every_output_is_the_real_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DLT_PROJECT_DIR", str(tmp_path))
+    started = int((THEN - timedelta(days=30)).timestamp())
+    account = Account(attempts=60_000, since=started)
+    with Sandbox(account, now=THEN.timestamp, limits=UNLIMITED) as sandbox:
+        monkeypatch.setenv("SOURCES__TWILIO_VERIFY__BASE_URL", sandbox.url)
+        monkeypatch.setenv("TWILIO_ACCOUNT_SID", sandbox.account_sid)
+        monkeypatch.setenv("TWILIO_AUTH_TOKEN", sandbox.auth_token)
+        assert main(["sync"], now=THEN - timedelta(hours=1)) == 0
+        capfd.readouterr()
+        told = 0
+        for command, output in console_blocks():
+            with monkeypatch.context() as environment:
+                assert main(argv(command, environment), now=THEN) == 0
+            real = _SECONDS.sub("1.0 s", capfd.readouterr().out)
+            assert real.strip() == _SECONDS.sub("1.0 s", output).strip(), command
+            told += 1
+    assert told >= 4
+
+
+def test_every_make_target_it_names_exists() -> None:
+    named = set(re.findall(r"\bmake ([a-z]+)", README))
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert named <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    assert {"demo", "test", "sync", "sql", "views", "sandbox", "lint", "bench"} <= named
+
+
+@pytest.mark.parametrize("target", ["demo", "sync", "sql", "views", "sandbox"])
+def test_a_make_target_runs_the_command_of_its_name(target: str) -> None:
+    command = ["make", "-n", target, "ARGS=--some-option", "QUERY=select 1"]
+    told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert f"verify-sync {target} --some-option" in told.stdout
+
+
+def test_every_view_is_in_the_table_of_views() -> None:
+    documented = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    assert {file.stem for file in view_files()} <= documented
+
+
+def test_every_setting_is_documented() -> None:
+    config = (REPOSITORY / ".dlt" / "config.toml").read_text(encoding="utf-8")
+    for setting in re.findall(r"^# (\w+) =", config, re.MULTILINE):
+        assert f"`{setting}`" in README, setting
