@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import orjson
+import pyarrow as pa
 import requests
 from dlt.sources.helpers.requests import Client as RetryingClient
 
+from pipelines.decode import read_page
 from pipelines.errors import Failure, Misuse, keep_secret
 
 DEFAULT_BASE_URL = "https://verify.twilio.com"
@@ -88,13 +90,6 @@ class Filters:
             "DestinationPrefix": self.destination_prefix,
         }
         return {name: value for name, value in named.items() if value is not None}
-
-
-class Page(NamedTuple):
-    """One page of a listing: attempts as the API's JSON objects, and when the response came."""
-
-    attempts: list[dict[str, Any]]
-    read_at: datetime
 
 
 class Summary(NamedTuple):
@@ -182,22 +177,20 @@ class Client:
         before: datetime | None = None,
         filters: Filters = Filters(),
         page_size: int | None = None,
-    ) -> Iterator[Page]:
+    ) -> Iterator[pa.Table]:
         """Lists the attempts created in the window, a page at a time, to the chain's end.
 
-        `after` and `before` are aware; whether the API includes them is not documented.
+        A page is a table of `decode.SCHEMA`. `after` and `before` are aware; whether the API
+        includes them is not documented.
         """
         parameters = {**filters.parameters(), **_window(after, before)}
         parameters["PageSize"] = str(page_size or self._page_size)
         url: str | None = self._base.geturl() + _LIST
         while url is not None:
             response = self._get(url, parameters)
-            read_at, body = self.clock(), _object(response)
-            attempts, meta = body.get("attempts"), body.get("meta")
-            if not isinstance(attempts, list) or not isinstance(meta, dict):
-                raise Failure("Twilio answered 200 with something that is not a page of attempts")
-            yield Page(attempts, read_at)
-            url, parameters = self._next(meta), {}
+            table, next_page_url = read_page(response.content, self.clock())
+            yield table
+            url, parameters = self._checked(next_page_url), {}
 
     def fetch(self, sid: str) -> dict[str, Any]:
         """One attempt by its SID. Raises ApiError 404 when unknown or older than 30 days."""
@@ -235,9 +228,8 @@ class Client:
             raise ApiError(response)
         return response
 
-    def _next(self, meta: dict[str, Any]) -> str | None:
+    def _checked(self, url: Any) -> str | None:
         """The next page's URL, if it is one of the host the credentials are for."""
-        url = meta.get("next_page_url")
         if not url:
             return None
         if not isinstance(url, str) or _origin(urlsplit(url)) != _origin(self._base):

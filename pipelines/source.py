@@ -24,7 +24,7 @@ from dlt.common.typing import TSecretStrValue
 from dlt.extract import DltResource
 
 from pipelines.client import DEFAULT_BASE_URL, MAX_PAGE_SIZE, Client, Credentials
-from pipelines.decode import SCHEMA, decode, within
+from pipelines.decode import SCHEMA, within
 from pipelines.errors import Misuse
 from pipelines.windows import (
     DEFAULT_SCHEDULE,
@@ -139,8 +139,7 @@ def fetch(client: Client, pieces: Iterable[Window]) -> Iterator[SliceRead]:
 def _read_slice(client: Client, piece: Window) -> SliceRead:
     """Asks a second wider on each side: whether the API includes its bounds is not documented."""
     read_at, tables = client.clock(), []
-    for page in client.pages(piece.after - SECOND, piece.before + SECOND):
-        table = decode(page.attempts, page.read_at)
+    for table in client.pages(piece.after - SECOND, piece.before + SECOND):
         _check_account(table, client.account_sid)
         tables.append(within(table, piece.after, piece.before))
     attempts = pa.concat_tables(tables)

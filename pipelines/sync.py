@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import ceil
 
+import pyarrow as pa
+
 from pipelines.client import Client
 from pipelines.settings import Settings, require_credentials
 from pipelines.source import SliceRead, fetch, packages
@@ -46,6 +48,7 @@ class Due:
 def sync(settings: Settings, now: datetime) -> Outcome:
     """Reads what is due at `now` (aware) and publishes it. Raises Failure or Misuse."""
     started = time.monotonic()
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what pages no longer need
     credentials = require_credentials(settings)
     warehouse, outcome = Warehouse(settings), Outcome()
     client = connect(settings, now)

@@ -36,7 +36,7 @@ _LAYERS = ("staging", "marts", "reports")  # apply order; a view reads from no l
 _READABLE_SINCE = "v1.2.0"  # DuckDB 2.0's own storage format cannot be opened by 1.x
 _SPARE = 64 * 2**20  # bytes left free on the disk after publishing
 _LOADING: dict[str, str | bool | int | float | list[str]] = {
-    "memory_limit": "160MB",
+    "memory_limit": "128MB",
     "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
     "threads": 1,  # a second one costs more than it brings for packages of this size
 }

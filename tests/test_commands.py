@@ -46,7 +46,7 @@ def test_sync_then_sql(configured: World, capfd: Capture) -> None:
     assert "attempts in 30 slices with 30 requests" in said.out
     assert str(configured.settings.published) in said.out
     assert main(["sql", "from daily_conversion limit 5"], now=NOW) == 0
-    assert "verification_success_rate" in capfd.readouterr().out
+    assert "created_date" in capfd.readouterr().out
 
 
 def test_sync_without_credentials_names_them_and_the_demo(

@@ -6,11 +6,12 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.decode import NESTED, SCHEMA, TOP, decode, within
+from pipelines.decode import NESTED, SCHEMA, TOP, _usual_page, decode, read_page, within
 from pipelines.errors import Failure
 from tests.conftest import NOW, World, as_columns
 
@@ -30,15 +31,24 @@ ATTEMPT: dict[str, Any] = {
 }
 
 
+def page(attempts: list[Any]) -> pa.Table:
+    """Through both ways a page can take, which must agree."""
+    body = {"attempts": attempts, "meta": {"page": 0, "next_page_url": "https://next"}}
+    table, next_page_url = read_page(json.dumps(body).encode(), READ_AT)
+    assert next_page_url == "https://next"
+    assert table.to_pylist() == decode(attempts, READ_AT).to_pylist()
+    return table
+
+
 def row(**changes: Any) -> dict[str, Any]:
     """One attempt through `decode`, with some of its keys changed; None columns left out."""
-    (found,) = decode([{**ATTEMPT, **changes}], READ_AT).to_pylist()
+    (found,) = page([{**ATTEMPT, **changes}]).to_pylist()
     return {name: value for name, value in found.items() if value is not None}
 
 
 def test_a_page_of_the_sandbox_is_decoded_like_by_hand(world: World) -> None:
     attempts = world.sandbox.truth()
-    table = decode(attempts, READ_AT)
+    table = page(attempts)
     assert table.schema == SCHEMA
     expected = [{**as_columns(attempt), "read_at": READ_AT} for attempt in attempts]
     assert table.to_pylist() == expected
@@ -99,8 +109,8 @@ def test_an_attempt_without_identity_stops_the_run(bad: dict[str, Any]) -> None:
 
 
 def test_of_doubles_in_a_page_the_last_stays() -> None:
-    page = [ATTEMPT, {**ATTEMPT, "sid": "VL2"}, {**ATTEMPT, "channel": "call"}]
-    assert decode(page, READ_AT).to_pydict()["channel"] == ["call", "sms"]
+    doubles = [ATTEMPT, {**ATTEMPT, "sid": "VL2"}, {**ATTEMPT, "channel": "call"}]
+    assert page(doubles).to_pydict()["channel"] == ["call", "sms"]
 
 
 def test_a_window_is_open_below_and_closed_above(world: World) -> None:
@@ -114,7 +124,27 @@ def test_a_window_is_open_below_and_closed_above(world: World) -> None:
 
 
 def test_an_empty_page_is_an_empty_table() -> None:
-    assert decode([], READ_AT).schema == SCHEMA
+    assert page([]).schema == SCHEMA
+
+
+def test_the_usual_page_does_not_go_through_python_objects(world: World) -> None:
+    """And one with a surprise does: the fast way must be taken, or it is only claimed."""
+    body: dict[str, Any] = {"attempts": world.sandbox.truth(), "meta": {"next_page_url": None}}
+    assert _usual_page(json.dumps(body, indent=1).encode(), READ_AT) is not None
+    body["attempts"][7]["channel_data"]["new"] = 1
+    assert _usual_page(json.dumps(body).encode(), READ_AT) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>", b"[]", b"{}", b'{"attempts":[]}', b'{"attempts":{},"meta":{}}', b"null",
+     b'{"attempts":null,"meta":{"next_page_url":null}}', b'{"attempts":[],"meta":null}',
+     b'{"attempts":[],"meta":{"next_page_url":null}} {}', b'{"attempts":[7],"meta":{}}',
+     b'{"attempts":[],"meta":{"next_page'],
+)  # fmt: skip
+def test_what_is_no_page_is_a_failure(content: bytes) -> None:
+    with pytest.raises(Failure, match="not a page"):
+        read_page(content, READ_AT)
 
 
 json_values = st.recursive(
@@ -137,13 +167,12 @@ objects = st.dictionaries(inner_keys, json_values, max_size=6)
 @given(st.lists(st.dictionaries(keys, json_values | objects, max_size=4), max_size=4))
 def test_no_json_crashes_the_decoder_or_loses_a_row(changes: list[dict[str, Any]]) -> None:
     fixed = {"date_created": ATTEMPT["date_created"]}
-    page = [{**ATTEMPT, **c, **fixed, "sid": f"VL{n}"} for n, c in enumerate(changes)]
-    found = decode(page, READ_AT).to_pylist()
-    assert [r["sid"] for r in found] == [a["sid"] for a in page]
-    for attempt, columns in zip(page, found, strict=True):
-        told = json.dumps(columns, default=str)
+    attempts = [{**ATTEMPT, **c, **fixed, "sid": f"VL{n}"} for n, c in enumerate(changes)]
+    found = page(attempts).to_pylist()
+    assert [r["sid"] for r in found] == [a["sid"] for a in attempts]
+    for attempt, columns in zip(attempts, found, strict=True):
         data = attempt["channel_data"]
         if isinstance(data, dict) and isinstance(data.get("carrier"), str):
             assert columns["channel_data__carrier"] == data["carrier"]
         if "new" in attempt:
-            assert json.loads(columns["extra"])["new"] == attempt["new"], told
+            assert json.loads(columns["extra"])["new"] == attempt["new"]
