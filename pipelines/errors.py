@@ -29,6 +29,6 @@ def keep_secret(value: str) -> None:
 
 def redact(text: str) -> str:
     """`text` without credentials, phone numbers and e-mail addresses."""
-    for secret in _SECRETS:
+    for secret in sorted(_SECRETS, key=len, reverse=True):  # one may be part of another
         text = text.replace(secret, "[secret]")
     return _PERSONAL.sub("[redacted]", text)
