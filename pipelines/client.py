@@ -107,10 +107,15 @@ class ApiError(Failure):
         body = _object(response)
         self.status = response.status_code
         self.code = body.get("code")
-        request = response.headers.get("Twilio-Request-Id")
-        details = f"code {self.code}, see {body.get('more_info')}, request {request}"
+        told = {
+            "code": self.code,
+            "see": body.get("more_info"),
+            "request": response.headers.get("Twilio-Request-Id"),
+        }
+        details = [f"{name} {value}" for name, value in told.items() if value]
         message = body.get("message") or response.reason or "no message"
-        super().__init__(f"Twilio answered {self.status}: {message} ({details}){hint}")
+        where = f" ({', '.join(details)})" if details else ""
+        super().__init__(f"Twilio answered {self.status}: {message}{where}{hint}")
 
 
 class RefusedCredentials(ApiError, Misuse):

@@ -121,7 +121,7 @@ def filters_hash(filters: Mapping[str, str]) -> str:
 def fetch(client: Client, pieces: Iterable[Window]) -> Iterator[SliceRead]:
     """Pages the slices and yields them in order, reading ahead of whoever takes them.
 
-    One slice is on the wire while another is decoded or loaded; no more than that is buffered.
+    READERS slices are read while an earlier one is loaded; no more than that are in memory.
     """
     ahead: deque[Future[SliceRead]] = deque()
     with ThreadPoolExecutor(READERS) as readers:
@@ -183,10 +183,9 @@ def windows_read_sql(account_sid: str, filters_hash: str, since: datetime, schem
 
 def as_windows_read(rows: Iterable[Sequence[Any]]) -> list[WindowRead]:
     """The rows of `windows_read_sql` as values for the planner."""
-    return [
-        WindowRead(Window(after.astimezone(timezone.utc), before.astimezone(timezone.utc)), read_at)
-        for after, before, read_at in rows
-    ]
+    # In UTC, because arithmetic in a zone with daylight saving time is off by an hour across it.
+    utc = ([instant.astimezone(timezone.utc) for instant in row] for row in rows)
+    return [WindowRead(Window(after, before), read_at) for after, before, read_at in utc]
 
 
 # Not upsert: within one load it does not remove doubles, which the API does deliver.

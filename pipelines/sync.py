@@ -53,8 +53,8 @@ def sync(settings: Settings, now: datetime) -> Outcome:
     warehouse, outcome = Warehouse(settings), Outcome()
     client = connect(settings, now)
     with warehouse.opened():
-        warehouse.check_account(credentials.account_sid)
         warehouse.finish_pending()
+        warehouse.check_account(credentials.account_sid)
         for reads in packages(fetch(client, due_slices(warehouse, settings, now))):
             warehouse.load(reads)
             outcome.add(reads)

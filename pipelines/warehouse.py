@@ -74,7 +74,7 @@ class Warehouse:
         except Timeout:
             raise Failure(f"another run is using {self.directory}; try again later") from None
         except OSError as error:
-            raise Failure(f"{self.directory} cannot be used: {error.strerror}") from error
+            raise Failure(f"{self.directory} cannot be used: {error.strerror or error}") from error
         except duckdb.IOException as error:
             raise Failure(f"{self.loading} cannot be used: {first_line(error)}") from error
         finally:

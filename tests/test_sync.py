@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 import dlt
 import duckdb
@@ -240,6 +241,25 @@ def test_the_source_works_in_anyones_pipeline(world: World, tmp_path: object) ->
     assert {sid: stored[sid] for sid in truth} == {
         sid: [row[name] for name in names] for sid, row in truth.items()
     }
+
+
+def test_a_pending_package_of_another_account_is_not_mixed_in(world: World) -> None:
+    """Its account is known only once it is loaded: the check comes after."""
+    warehouse, package = Warehouse(world.settings), _package(world)
+    with warehouse.opened():
+        warehouse.pipeline.extract(loaded(package))
+    world.settings = replace(world.settings, credentials=Credentials.of("AC" + "b" * 32, "token"))
+    with pytest.raises(Misuse, match="own folder"):
+        world.sync()
+
+
+def test_windows_read_come_back_in_utc() -> None:
+    """A database session in a zone with daylight saving must not shift what has been read."""
+    berlin = ZoneInfo("Europe/Berlin")
+    after, read_at = datetime(2026, 3, 28, tzinfo=berlin), datetime(2026, 3, 29, 12, tzinfo=berlin)
+    (found,) = source.as_windows_read([(after, read_at, read_at)])
+    assert found.read_at - timedelta(hours=26) == datetime(2026, 3, 28, 8, tzinfo=timezone.utc)
+    assert found.window.after.tzinfo is timezone.utc
 
 
 def _credentials(world: World) -> Credentials:
