@@ -80,8 +80,8 @@ def serve(attempts: int) -> None:
                 rows, page = rows + len(body["attempts"]), body["meta"]["next_page_url"]
         after = process.cpu_times()
         cpu = after.user + after.system - before.user - before.system
-        print(f"\nsandbox with {total:,} attempts: {rows / cpu:,.0f} attempts served a CPU second,")
-        print(f"{process.memory_info().rss / 2**20:,.0f} MB")
+        speed, memory = rows / cpu, process.memory_info().rss / 2**20
+        print(f"\nsandbox: {speed:,.0f} of {total:,} attempts a CPU second, {memory:,.0f} MB")
 
 
 def median(costs: list[Cost]) -> Cost:
