@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -32,9 +33,8 @@ def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
         return _report(arguments, failure.exit_code, str(failure))
     except KeyboardInterrupt:
         return _report(arguments, 1, "interrupted; what was loaded is kept, the next run goes on")
-    except BrokenPipeError:  # `verify-sync sql … | head`
+    except BrokenPipeError:  # `verify-sync sql … | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         message = str(error).strip().partition("\n")[0]
         hint = "" if arguments.debug else " (--debug shows where)"
@@ -94,7 +94,7 @@ def _demo(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
 
 def _sql(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
     if not arguments.query:
-        prompt(settings.published)
+        prompt(settings.published, arguments.format)
         return
     with open_published(settings.published) as connection:
         run_query(connection, arguments.query, arguments.format)
@@ -175,19 +175,39 @@ def _add(
 
 def _add_sandbox(commands: Any) -> None:
     command = _add(commands, "sandbox", _sandbox, "the stand-in API alone, on loopback")
-    command.add_argument("--port", type=int, default=8765)
-    command.add_argument("--attempts", type=int, default=20_000, help="in --days days")
-    command.add_argument("--days", type=float, default=30.0, help="how long the account exists")
-    command.add_argument("--seed", type=int, default=1)
+    command.add_argument("--port", type=_between(int, 0, 65_535), default=8765)
+    command.add_argument(
+        "--attempts", type=_between(int, 0, 10**8), default=20_000, help="in --days days"
+    )
+    command.add_argument(
+        "--days", type=_between(float, 0.01, 3650), default=30.0, help="how long the account exists"
+    )
+    command.add_argument("--seed", type=_between(int, 0, 2**31), default=1)
     for switch in (*fields(Limits), *fields(Switches)):
         flag, summary = "--" + switch.name.replace("_", "-"), switch.metadata["help"]
         options: dict[str, Any] = {"default": switch.default, "help": summary}
         if isinstance(switch.default, bool):
             options["action"] = argparse.BooleanOptionalAction
         else:
-            options["type"] = type(switch.default)
+            kind = type(switch.default)
+            options["type"] = kind if kind is str else _between(kind, 0, 10**6)
             options["choices"] = switch.metadata.get("choices")
         command.add_argument(flag, **options)
+
+
+def _between(kind: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
+    """An argument type: a number from `low` to `high`."""
+
+    def checked(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = None
+        if number is None or not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {low} to {high}")
+        return number
+
+    return checked
 
 
 # --- output
@@ -220,7 +240,11 @@ def _shown(path: Path) -> Path:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    code = main()
+    if threading.active_count() > 1:  # a reader of a failed run, waiting to try again for nothing
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -23,7 +24,10 @@ DEFAULT_BASE_URL = "https://verify.twilio.com"
 MAX_PAGE_SIZE = 1000  # the API's own limit
 _LIST = "/v2/Attempts"
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _SID = {"account_sid": "AC[0-9a-fA-F]{32}", "api_key": "SK[0-9a-fA-F]{32}"}
+
+log = logging.getLogger("verify_sync")
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,9 @@ class Client:
         self._http = RetryingClient(
             request_timeout=timeout,
             raise_for_status=False,
+            status_codes=(),
+            exceptions=(),
+            retry_condition=self._is_worth_repeating,
             request_max_attempts=8,
             request_backoff_factor=1,
             request_max_retry_delay=60,
@@ -232,6 +239,19 @@ class Client:
         if response.status_code != 200:
             raise ApiError(response)
         return response
+
+    def _is_worth_repeating(
+        self, response: requests.Response | None, error: BaseException | None
+    ) -> bool:
+        """429 (never processed), 5xx (a GET changes nothing) and answers that never came."""
+        if response is not None and (response.status_code == 429 or response.status_code >= 500):
+            log.warning("Twilio answered %d; trying again", response.status_code)
+            return True
+        if isinstance(error, _PASSING):
+            kind = type(error).__name__
+            log.warning("no answer from %s (%s); trying again", self._base.netloc, kind)
+            return True
+        return False
 
     def _checked(self, url: Any) -> str | None:
         """The next page's URL, if it is one of the host the credentials are for."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
 
 import duckdb
 
-from pipelines.errors import Failure
+from pipelines.errors import Failure, Misuse
 
 FORMATS = ("table", "csv", "json")
 _SHELLS = (("duckdb", "-readonly"), ("harlequin", "--read-only"))  # used when installed
@@ -36,66 +38,96 @@ def open_published(published: Path) -> duckdb.DuckDBPyConnection:
 
 
 def run_query(connection: duckdb.DuckDBPyConnection, query: str, style: str) -> None:
-    """Prints the answer to one or more statements. Raises Failure for SQL that does not work."""
+    """Prints the answer to each statement. Raises Misuse for SQL that makes no sense."""
     try:
-        if style == "table":
-            answer = connection.sql(query)
-            if answer is not None:
-                width = shutil.get_terminal_size((200, 24)).columns
-                answer.show(max_rows=_ROWS, max_width=width)
-            return
-        answer_set = connection.execute(query)
-        names = [column[0] for column in answer_set.description or ()]
-        rows = iter(answer_set.fetchone, None)
-        _print_csv(names, rows) if style == "csv" else _print_json(names, rows)
+        for statement in connection.extract_statements(query):
+            if style == "table":
+                _print_table(connection.sql(_bare(statement.query)))
+                continue
+            answer = connection.execute(statement)
+            names = [column[0] for column in answer.description or ()]
+            rows = iter(answer.fetchone, None)
+            _print_csv(names, rows) if style == "csv" else _print_json(names, rows)
+    except duckdb.ProgrammingError as error:
+        raise Misuse(_brief(error)) from error
     except duckdb.Error as error:
         raise Failure(_brief(error)) from error
 
 
-def prompt(published: Path) -> None:
-    """An interactive prompt: the DuckDB shell or harlequin if installed, else a plain one."""
+def prompt(published: Path, style: str) -> None:
+    """Statements from standard input; on a terminal the DuckDB shell, harlequin or our prompt."""
     with open_published(published) as connection:
-        if sys.stdin.isatty():
-            for program, flag in _SHELLS:
-                if shutil.which(program):
-                    subprocess.run([program, flag, str(published)], check=False)
-                    return
-            print(f"{published}, read-only. End a statement with ;  Leave with Ctrl-D.")
-        for statement in _statements():
-            try:
-                run_query(connection, statement, "table")
-            except Failure as error:
-                if not sys.stdin.isatty():
-                    raise
-                print(error, file=sys.stderr)
+        if not sys.stdin.isatty():
+            for statements in _statements():
+                run_query(connection, statements, style)
+            return
+        for program, flag in _SHELLS:
+            if shutil.which(program):
+                subprocess.run([program, flag, str(published)], check=False)
+                return
+        print(f"{published}, read-only. End a statement with ;  Leave with Ctrl-D or exit;")
+        with suppress(KeyboardInterrupt):
+            for statements in _statements():
+                try:
+                    run_query(connection, statements, style)
+                except Failure as error:
+                    print(error, file=sys.stderr)
 
 
 def _statements() -> Iterator[str]:
-    """Statements from standard input, each as soon as its `;` is there."""
+    """Text from standard input up to a line that ends with `;`, until its end or `exit;`."""
     text = ""
     while True:
         try:
-            line = input(("verify> " if not text else "   ...> ") if sys.stdin.isatty() else "")
+            line = input(("   ...> " if text else "verify> ") if sys.stdin.isatty() else "")
         except EOFError:
-            if text.strip():
-                yield text
-            return
+            line = ";"
+            if not text.strip():
+                return
         text += line + "\n"
+        if text.strip().rstrip(";").lower() in ("exit", "quit", ".exit", ".quit"):
+            return
         if text.rstrip().endswith(";"):
             yield text
             text = ""
 
 
+def _bare(statement: str) -> str:
+    """A statement without its `;` and what follows it, which a relation cannot be made of."""
+    text = statement.encode()  # the tokenizer counts bytes
+    ends = [at for at, _ in duckdb.tokenize(statement) if text[at : at + 1] == b";"]
+    return text[: ends[-1]].decode() if ends else statement
+
+
+def _print_table(answer: duckdb.DuckDBPyRelation | None) -> None:
+    if answer is not None:
+        width = shutil.get_terminal_size((200, 24)).columns
+        answer.show(max_rows=_ROWS, max_width=width)
+
+
 def _print_csv(names: list[str], rows: Iterator[tuple[object, ...]]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow(
+            json.dumps(value, default=_json_value)
+            if isinstance(value, (bool, list, dict))
+            else value
+            for value in row
+        )
 
 
 def _print_json(names: list[str], rows: Iterator[tuple[object, ...]]) -> None:
-    """An array of objects; amounts as text, so that they stay exact."""
-    lines = (json.dumps(dict(zip(names, row, strict=True)), default=_json_value) for row in rows)
+    """An array of objects; amounts as text, so that they stay exact; no number, no value."""
+    if len(set(names)) < len(names):
+        raise Misuse("two columns have the same name, which JSON cannot tell apart: rename one")
+    finite = ([None if _is_no_number(value) else value for value in row] for row in rows)
+    lines = (json.dumps(dict(zip(names, row, strict=True)), default=_json_value) for row in finite)
     print("[" + ",\n".join(lines) + "]")
+
+
+def _is_no_number(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _json_value(value: object) -> str:

@@ -128,7 +128,7 @@ def _amount(text: str) -> Decimal:
         fee = Decimal(text)
     except InvalidOperation:
         fee = Decimal(-1)
-    if not 0 <= fee < 10**6:
+    if not fee.is_finite() or not 0 <= fee < 10**6:
         raise Misuse(f"{_WAREHOUSE}.verification_fee: '{text}' is not an amount such as 0.05")
     return fee
 

@@ -124,16 +124,16 @@ def fetch(client: Client, pieces: Iterable[Window]) -> Iterator[SliceRead]:
     READERS slices are read while an earlier one is loaded; no more than that are in memory.
     """
     ahead: deque[Future[SliceRead]] = deque()
-    with ThreadPoolExecutor(READERS) as readers:
-        try:
-            for piece in pieces:
-                ahead.append(readers.submit(_read_slice, client, piece))
-                if len(ahead) > READERS:
-                    yield ahead.popleft().result()
-            while ahead:
+    readers = ThreadPoolExecutor(READERS)
+    try:
+        for piece in pieces:
+            ahead.append(readers.submit(_read_slice, client, piece))
+            if len(ahead) > READERS:
                 yield ahead.popleft().result()
-        finally:
-            readers.shutdown(cancel_futures=True)
+        while ahead:
+            yield ahead.popleft().result()
+    finally:  # not waiting for readers: one may be in the middle of a minute's retry
+        readers.shutdown(wait=False, cancel_futures=True)
 
 
 def _read_slice(client: Client, piece: Window) -> SliceRead:
@@ -251,21 +251,34 @@ def twilio_verify(
     Without `created_after` and `created_before` (aware) it reads what is due: all of retention
     on the first run, then new attempts and, by the destination's own `windows_read`, those that
     have reached an age at which they are read again. `now` defaults to the clock.
-    Raises Misuse for credentials that make no pair, ApiError for errors of the API.
+    Raises Misuse for credentials that make no pair or a window that is none, ApiError for
+    errors of the API.
     """
     credentials = Credentials.of(account_sid, auth_token, api_key, api_secret)
     now = now or datetime.now(timezone.utc)
     client = Client(credentials, base_url, page_size, timeout, now)
 
+    named = _named_window(created_after, created_before, now)
+
     def groups() -> Iterator[list[SliceRead]]:
-        if created_after or created_before:
-            newest = now - SECOND
-            due = [Window(created_after or now - RETENTION, min(created_before or newest, newest))]
-        else:
-            due = plan(_read_before(account_sid, now), DEFAULT_SCHEDULE, now)
+        due = [named] if named else plan(_read_before(account_sid, now), DEFAULT_SCHEDULE, now)
         yield from packages(fetch(client, slices(due)))
 
     return _resources(groups(), materialize=True)
+
+
+def _named_window(after: datetime | None, before: datetime | None, now: datetime) -> Window | None:
+    """The window asked for, within retention; None when none was."""
+    if after is None and before is None:
+        return None
+    for name, bound in (("created_after", after), ("created_before", before)):
+        if bound is not None and (not isinstance(bound, datetime) or bound.tzinfo is None):
+            raise Misuse(f"{name} must be a datetime with a zone, not {bound!r}")
+    oldest, newest = now - RETENTION, now - SECOND
+    window = Window(max(after or oldest, oldest), min(before or newest, newest))
+    if window.after >= window.before:
+        raise Misuse("created_after must lie before created_before, within the last 30 days")
+    return window
 
 
 def _read_before(account_sid: str, now: datetime) -> list[WindowRead]:

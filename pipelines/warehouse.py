@@ -72,7 +72,7 @@ class Warehouse:
             ):
                 yield
         except Timeout:
-            raise Failure(f"another run is using {self.directory}; try again later") from None
+            raise self._in_use() from None
         except OSError as error:
             raise Failure(f"{self.directory} cannot be used: {error.strerror or error}") from error
         except duckdb.IOException as error:
@@ -189,7 +189,12 @@ class Warehouse:
         except duckdb.CatalogException:
             return []
         except duckdb.Error as error:
+            if "lock on file" in str(error):
+                raise self._in_use() from error
             raise Failure(f"{self.loading} cannot be read: {first_line(error)}") from error
+
+    def _in_use(self) -> Failure:
+        return Failure(f"another run is using {self.directory}; try again later")
 
 
 def sql_folder() -> Path:

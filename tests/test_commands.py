@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,7 @@ def test_sync_without_credentials_names_them_and_the_demo(
         ("WAREHOUSE__TIMEZONE", "Mars/Olympus", "timezone"),
         ("WAREHOUSE__FEE_CURRENCY", "dollars", "fee_currency"),
         ("WAREHOUSE__VERIFICATION_FEE", "free", "verification_fee"),
+        ("WAREHOUSE__VERIFICATION_FEE", "nan", "verification_fee"),
         ("TWILIO_ACCOUNT_SID", "AC123", "TWILIO_ACCOUNT_SID"),
     ],
 )
@@ -127,7 +129,8 @@ def test_asking_before_the_first_sync(argv: list[str], configured: World, capsys
 
 
 def test_wrong_usage_exits_2(capsys: Capture) -> None:
-    for argv in (["sink"], ["sync", "--fast"], []):
+    sandbox = (["--port", "99999"], ["--days", "0"], ["--attempts", "-1"], ["--requests", "x"])
+    for argv in (["sink"], ["sync", "--fast"], [], *(["sandbox", *wrong] for wrong in sandbox)):
         with pytest.raises(SystemExit) as caught:
             main(argv)
         assert caught.value.code == 2
@@ -138,10 +141,10 @@ def test_wrong_sql_is_one_line(configured: World, capsys: Capture) -> None:
     main(["sync"], now=NOW)
     capsys.readouterr()
     code, line = refused(capsys, "sql", "from daily_convesion")
-    assert code == 1
+    assert code == 2
     assert "daily_conversion" in line  # DuckDB's suggestion
     code, line = refused(capsys, "sql", "create table mine (a int)")
-    assert (code, "read-only" in line) == (1, True)
+    assert (code, "read-only" in line) == (2, True)
 
 
 def test_sql_prints_for_machines(configured: World, capfd: Capture) -> None:
@@ -162,19 +165,73 @@ def test_sql_prints_for_machines(configured: World, capfd: Capture) -> None:
         assert (record["nothing"], line["nothing"]) == (None, "")
 
 
-def test_statements_from_standard_input(configured: World) -> None:
+def test_json_says_nothing_that_json_cannot(configured: World, capfd: Capture) -> None:
+    main(["sync"], now=NOW)
+    capfd.readouterr()
+    main(["sql", "select 'nan'::double as n, [1, 2] as list, true as yes", "--format", "json"])
+    assert json.loads(capfd.readouterr().out) == [{"n": None, "list": [1, 2], "yes": True}]
+    main(["sql", "select true as yes, {'a': 'b'} as pair", "--format", "csv"])
+    assert list(csv.reader(io.StringIO(capfd.readouterr().out)))[1] == ["true", '{"a": "b"}']
+    assert main(["sql", "select 1 as a, 2 as a", "--format", "json"]) == 2
+
+
+@pytest.mark.parametrize("style", ["table", "csv", "json"])
+def test_every_statement_of_standard_input_is_answered(configured: World, style: str) -> None:
     main(["sync"], now=NOW)
     told = subprocess.run(
-        [sys.executable, "-m", "pipelines", "sql"],
-        input="select 40 +\n2 as answer;\nselect 'one' || 'two' as words",
+        [sys.executable, "-m", "pipelines", "sql", "--format", style],
+        input="select 40 +\n2 as answer; select 'é;' as semi; -- no; end\nselect 'one' || 'two'",
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
         check=True,
     )
-    assert "42" in told.stdout
-    assert "onetwo" in told.stdout
+    for text in ("42", "answer", "semi", ";", "onetwo"):
+        assert text in told.stdout
     assert "verify>" not in told.stdout
+    assert ("┌" in told.stdout) == (style == "table")
+
+
+def test_several_statements_in_one_query(configured: World, capfd: Capture) -> None:
+    main(["sync"], now=NOW)
+    capfd.readouterr()
+    assert main(["sql", "select 17 as a; select 23 as b"]) == 0
+    told = capfd.readouterr().out
+    assert "17" in told
+    assert "23" in told
+
+
+def test_a_run_in_another_process_is_said_to_be_one(configured: World, capsys: Capture) -> None:
+    main(["sync"], now=NOW)
+    capsys.readouterr()
+    code = "import sys, duckdb; c = duckdb.connect(sys.argv[1]); print(1, flush=True); input()"
+    loading = str(configured.settings.directory / "loading.duckdb")
+    command = [sys.executable, "-c", code, loading]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for argv in (["sync", "--dry-run"], ["views"]):
+            exit_code, line = refused(capsys, *argv)
+            assert (exit_code, "another run" in line) == (1, True)
+        other.kill()
+
+
+def test_ctrl_c_ends_a_sync_that_waits_for_an_answer(tmp_path: Path) -> None:
+    """Nobody listens on port 1: the readers are between two tries for minutes."""
+    environment = {
+        **os.environ, "SOURCES__TWILIO_VERIFY__BASE_URL": "http://127.0.0.1:1",
+        "TWILIO_ACCOUNT_SID": "AC" + "0" * 32, "TWILIO_AUTH_TOKEN": "token",
+        "WAREHOUSE__DIR": str(tmp_path / "w"),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "pipelines", "sync"]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stderr is not None
+        assert "trying again" in run.stderr.readline()
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=30) == 1
+        assert "interrupted" in run.stderr.read()
 
 
 def test_views_are_applied_again_with_new_settings(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import dlt
@@ -251,6 +252,20 @@ def test_a_pending_package_of_another_account_is_not_mixed_in(world: World) -> N
     world.settings = replace(world.settings, credentials=Credentials.of("AC" + "b" * 32, "token"))
     with pytest.raises(Misuse, match="own folder"):
         world.sync()
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"created_after": "2026-11-10"},
+        {"created_before": datetime(2026, 11, 10)},  # noqa: DTZ001
+        {"created_after": NOW - timedelta(days=2), "created_before": NOW - timedelta(days=3)},
+        {"created_before": NOW - timedelta(days=40)},
+    ],
+)
+def test_the_source_refuses_a_window_that_is_none(world: World, window: dict[str, Any]) -> None:
+    with pytest.raises(Misuse, match="created_"):
+        twilio_verify("AC" + "0" * 32, "token", now=NOW, **window)
 
 
 def test_windows_read_come_back_in_utc() -> None:
