@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import hypothesis
 import pytest
 
 from pipelines.client import Credentials
@@ -27,6 +28,9 @@ UNLIMITED = Limits(requests=0)
 OURS = ("TWILIO_", "SOURCES__", "WAREHOUSE__")
 
 Row = dict[str, Any]
+
+hypothesis.settings.register_profile("patient", deadline=None)  # a shared machine may stall
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

@@ -163,7 +163,7 @@ inner_keys = st.sampled_from([*NESTED["price"], *NESTED["channel_data"], "new"])
 objects = st.dictionaries(inner_keys, json_values, max_size=6)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.dictionaries(keys, json_values | objects, max_size=4), max_size=4))
 def test_no_json_crashes_the_decoder_or_loses_a_row(changes: list[dict[str, Any]]) -> None:
     fixed = {"date_created": ATTEMPT["date_created"]}

@@ -86,7 +86,7 @@ def test_an_hourly_year_reads_each_attempt_at_most_six_times() -> None:
     assert 4 <= reads <= 6
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(gaps=gaps, schedule=schedules, offset=st.integers(0, 30 * 86_400))
 def test_after_every_run_every_age_has_been_served(
     gaps: list[timedelta], schedule: tuple[timedelta, ...], offset: int
@@ -110,7 +110,7 @@ def test_after_every_run_every_age_has_been_served(
                 assert any(r.read_at - attempt >= age for r in reads), age
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(gaps=gaps, offset=st.integers(0, 29 * 86_400 - 1))
 def test_nothing_is_read_without_being_due(gaps: list[timedelta], offset: int) -> None:
     """Two runs at one instant: the second plans nothing, whatever came before.
