@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -17,54 +16,17 @@ import pyarrow as pa
 import requests
 from dlt.sources.helpers.requests import Client as RetryingClient
 
+from pipelines.credentials import Credentials
 from pipelines.decode import read_page
-from pipelines.errors import Failure, Misuse, keep_secret
+from pipelines.errors import Failure, Misuse
 
 DEFAULT_BASE_URL = "https://verify.twilio.com"
 MAX_PAGE_SIZE = 1000  # the API's own limit
 _LIST = "/v2/Attempts"
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-_SID = {"account_sid": "AC[0-9a-fA-F]{32}", "api_key": "SK[0-9a-fA-F]{32}"}
 
 log = logging.getLogger("verify_sync")
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """HTTP basic auth: account SID + auth token, or API key + secret. `names` go into errors."""
-
-    account_sid: str
-    username: str = field(repr=False)
-    password: str = field(repr=False)
-    names: str
-
-    @classmethod
-    def of(
-        cls,
-        account_sid: str | None = None,
-        auth_token: str | None = None,
-        api_key: str | None = None,
-        api_secret: str | None = None,
-    ) -> Credentials:
-        """Checks that the parts make one complete pair; raises Misuse saying what is missing."""
-        for name, value in (("account_sid", account_sid), ("api_key", api_key)):
-            if value and not re.fullmatch(_SID[name], value):
-                start = _SID[name][:2]
-                raise Misuse(f"TWILIO_{name.upper()} is not {start} followed by 32 hex digits")
-        if not account_sid:
-            raise Misuse(
-                "TWILIO_ACCOUNT_SID is not set; it says whose attempts the warehouse holds"
-            )
-        for secret in (auth_token, api_secret):
-            keep_secret(secret or "")
-        if api_key and api_secret:
-            return cls(account_sid, api_key, api_secret, "TWILIO_API_KEY and TWILIO_API_SECRET")
-        if auth_token:
-            names = "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN"
-            return cls(account_sid, account_sid, auth_token, names)
-        missing = "TWILIO_API_SECRET" if api_key else "TWILIO_AUTH_TOKEN"
-        raise Misuse(f"{missing} is not set (or give TWILIO_API_KEY and TWILIO_API_SECRET)")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from pipelines.client import Credentials
+from pipelines.credentials import Credentials
 from pipelines.query import open_published, run_query
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.sends import DAY

@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import dlt
+from dlt.common.configuration.providers.toml import TomlProviderReadException
 
-from pipelines.client import DEFAULT_BASE_URL, MAX_PAGE_SIZE, Credentials
+from pipelines.client import DEFAULT_BASE_URL, MAX_PAGE_SIZE
+from pipelines.credentials import Credentials
 from pipelines.errors import Misuse
 from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, SETTLED_AFTER
 
 _API, _WAREHOUSE = "sources.twilio_verify", "warehouse"
-_AGE = re.compile(r"(\d+)\s*([smhd])")
+_AGE = re.compile(r"(\d{1,7})\s*([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 T = TypeVar("T")
 
@@ -59,6 +61,13 @@ def load_settings() -> Settings:
     os.environ["DLT_PROJECT_DIR"] = str(project)  # dlt looks for .dlt where we do
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # Twilio is the only peer, wherever we run
     os.environ.setdefault("RUNTIME__LOG_LEVEL", "ERROR")  # dlt's; ours says what a run does
+    try:
+        return _settings(project)
+    except TomlProviderReadException as error:
+        raise Misuse(" ".join(str(error).split())) from error
+
+
+def _settings(project: Path) -> Settings:
     fee = _read(_WAREHOUSE, "verification_fee", str, "0.05")
     return Settings(
         directory=project / _read(_WAREHOUSE, "dir", str, "warehouse"),

@@ -23,7 +23,8 @@ from dlt.common.schema.typing import TColumnSchema, TTableSchemaColumns
 from dlt.common.typing import TSecretStrValue
 from dlt.extract import DltResource
 
-from pipelines.client import DEFAULT_BASE_URL, MAX_PAGE_SIZE, Client, Credentials
+from pipelines.client import DEFAULT_BASE_URL, MAX_PAGE_SIZE, Client
+from pipelines.credentials import Credentials
 from pipelines.decode import SCHEMA, within
 from pipelines.errors import Misuse
 from pipelines.windows import (

@@ -15,7 +15,7 @@ import duckdb
 import hypothesis
 import pytest
 
-from pipelines.client import Credentials
+from pipelines.credentials import Credentials
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Limits, Switches

@@ -18,11 +18,11 @@ from pipelines.client import (
     ApiError,
     Client,
     Clock,
-    Credentials,
     Filters,
     RefusedCredentials,
     format_instant,
 )
+from pipelines.credentials import Credentials
 from pipelines.errors import Failure, Misuse
 from tests.conftest import NOW, World, as_columns
 

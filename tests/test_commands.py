@@ -72,6 +72,8 @@ def test_sync_without_credentials_names_them_and_the_demo(
         ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["15m", "26h"]', "revisit_after"),
         ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["soon", "3d"]', "revisit_after"),
         ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["29d"]', "revisit_after"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["99999999999d"]', "revisit_after"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", "3d", "revisit_after"),
         ("SOURCES__TWILIO_VERIFY__BASE_URL", "http://verify.twilio.com", "base_url"),
         ("WAREHOUSE__TIMEZONE", "Mars/Olympus", "timezone"),
         ("WAREHOUSE__FEE_CURRENCY", "dollars", "fee_currency"),
@@ -92,6 +94,18 @@ def test_a_wrong_setting_is_named_before_any_request(
     code, line = refused(capsys, "sync")
     assert (code, told in line) == (2, True)
     assert configured.sandbox.log == []
+
+
+def test_a_broken_configuration_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".dlt").mkdir()
+    (tmp_path / ".dlt" / "config.toml").write_text("x = [")
+    told = subprocess.run(
+        [sys.executable, "-m", "pipelines", "sync"],
+        env={**os.environ, "DLT_PROJECT_DIR": str(tmp_path)},
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+    assert "config.toml" in told.stderr
 
 
 def test_a_variable_that_only_looks_like_a_setting_is_not_read(

@@ -15,7 +15,8 @@ import duckdb
 import pytest
 
 from pipelines import source
-from pipelines.client import Client, Credentials
+from pipelines.client import Client
+from pipelines.credentials import Credentials
 from pipelines.errors import Misuse
 from pipelines.source import TABLES, loaded, twilio_verify
 from pipelines.sync import due, due_slices

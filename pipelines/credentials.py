@@ -1,0 +1,47 @@
+"""Whose attempts are read, and the pair of values that may read them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from pipelines.errors import Misuse, keep_secret
+
+_SID = {"account_sid": "AC[0-9a-fA-F]{32}", "api_key": "SK[0-9a-fA-F]{32}"}
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """HTTP basic auth: account SID + auth token, or API key + secret. `names` go into errors."""
+
+    account_sid: str
+    username: str = field(repr=False)
+    password: str = field(repr=False)
+    names: str
+
+    @classmethod
+    def of(
+        cls,
+        account_sid: str | None = None,
+        auth_token: str | None = None,
+        api_key: str | None = None,
+        api_secret: str | None = None,
+    ) -> Credentials:
+        """Checks that the parts make one complete pair; raises Misuse saying what is missing."""
+        for name, value in (("account_sid", account_sid), ("api_key", api_key)):
+            if value and not re.fullmatch(_SID[name], value):
+                start = _SID[name][:2]
+                raise Misuse(f"TWILIO_{name.upper()} is not {start} followed by 32 hex digits")
+        if not account_sid:
+            raise Misuse(
+                "TWILIO_ACCOUNT_SID is not set; it says whose attempts the warehouse holds"
+            )
+        for secret in (auth_token, api_secret):
+            keep_secret(secret or "")
+        if api_key and api_secret:
+            return cls(account_sid, api_key, api_secret, "TWILIO_API_KEY and TWILIO_API_SECRET")
+        if auth_token:
+            names = "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN"
+            return cls(account_sid, account_sid, auth_token, names)
+        missing = "TWILIO_API_SECRET" if api_key else "TWILIO_AUTH_TOKEN"
+        raise Misuse(f"{missing} is not set (or give TWILIO_API_KEY and TWILIO_API_SECRET)")
