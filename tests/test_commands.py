@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -238,8 +239,15 @@ def test_ctrl_c_ends_a_sync_that_waits_for_an_answer(tmp_path: Path) -> None:
         "WAREHOUSE__DIR": str(tmp_path / "w"),
     }  # fmt: skip
     command = [sys.executable, "-m", "pipelines", "sync"]
+    # Whoever runs the tests in the background has them ignore SIGINT, and their children too.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=REPOSITORY,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeding,
     ) as run:
         assert run.stderr is not None
         assert "trying again" in run.stderr.readline()
