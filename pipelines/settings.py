@@ -60,7 +60,8 @@ def load_settings() -> Settings:
     project = project_directory()
     os.environ["DLT_PROJECT_DIR"] = str(project)  # dlt looks for .dlt where we do
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # Twilio is the only peer, wherever we run
-    os.environ.setdefault("RUNTIME__LOG_LEVEL", "ERROR")  # dlt's; ours says what a run does
+    # dlt's own log may quote a row; whatever fails reaches us as an exception, and is redacted.
+    os.environ.setdefault("RUNTIME__LOG_LEVEL", "CRITICAL")
     try:
         return _settings(project)
     except TomlProviderReadException as error:

@@ -79,6 +79,7 @@ class Warehouse:
             raise Failure(f"{self.loading} cannot be used: {first_line(error)}") from error
         finally:
             self._connection = self._dlt_connection = None
+            self.__dict__.pop("pipeline", None)  # it holds the connection that is closed now
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -110,6 +111,7 @@ class Warehouse:
         except PipelineStepFailed as error:
             log.warning("it cannot be loaded and is given up, to be read again: %s", _why(error))
             self.pipeline.abort_packages()
+        _forget_loaded(Path(self.pipeline.working_dir))
 
     def load(self, reads: Sequence[SliceRead]) -> None:
         """Loads complete slices as one package: attempts and their `windows_read` together."""

@@ -15,6 +15,7 @@ import duckdb
 import hypothesis
 import pytest
 
+from pipelines.__main__ import main
 from pipelines.credentials import Credentials
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
@@ -28,6 +29,7 @@ UNLIMITED = Limits(requests=0)
 OURS = ("TWILIO_", "SOURCES__", "WAREHOUSE__")
 
 Row = dict[str, Any]
+Capture = pytest.CaptureFixture[str]
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a shared machine may stall
 hypothesis.settings.load_profile("patient")
@@ -40,7 +42,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DLT_PROJECT_DIR", str(REPOSITORY))
     monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
-    monkeypatch.setenv("RUNTIME__LOG_LEVEL", "ERROR")
+    monkeypatch.setenv("RUNTIME__LOG_LEVEL", "CRITICAL")
     monkeypatch.setenv("COLUMNS", "200")  # how wide a table may be
 
 
@@ -125,3 +127,23 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
 @pytest.fixture
 def world(make_world: Callable[..., World]) -> World:
     return make_world()
+
+
+@pytest.fixture
+def configured(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The environment an operator would set for `world`."""
+    monkeypatch.setenv("SOURCES__TWILIO_VERIFY__BASE_URL", world.sandbox.url)
+    monkeypatch.setenv("TWILIO_ACCOUNT_SID", world.sandbox.account_sid)
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", world.sandbox.auth_token)
+    monkeypatch.setenv("WAREHOUSE__DIR", str(world.settings.directory))
+    return world
+
+
+def refused(capture: Capture, *argv: str) -> tuple[int, str]:
+    """Exit code and the one line on stderr of a command that must not work."""
+    code = main(argv, now=NOW)
+    told = capture.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert "Traceback" not in told.err
+    return code, told.err

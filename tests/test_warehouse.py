@@ -14,6 +14,8 @@ import pytest
 
 from pipelines import warehouse as module
 from pipelines.errors import Failure
+from pipelines.source import fetch
+from pipelines.sync import connect, due_slices
 from pipelines.warehouse import Warehouse, sql_folder, view_files
 from tests.conftest import World
 
@@ -188,6 +190,17 @@ def test_a_second_run_is_turned_away(world: World) -> None:
     with Warehouse(world.settings).opened(), pytest.raises(Failure, match="another run"):
         world.sync()
     world.sync()
+
+
+def test_a_warehouse_can_be_opened_again(world: World) -> None:
+    warehouse, client = Warehouse(world.settings), connect(world.settings, world.now)
+    windows = due_slices(warehouse, world.settings, world.now)[:2]
+    for _ in range(2):
+        with warehouse.opened():
+            warehouse.finish_pending()
+            warehouse.load(list(fetch(client, windows)))
+    world.sync()
+    assert world.stored() == world.truth()
 
 
 def test_a_foreign_file_is_one_clear_line(world: World) -> None:

@@ -1,0 +1,78 @@
+"""`sql`: the published file for people and for machines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.__main__ import main
+from tests.conftest import NOW, REPOSITORY, Capture, World, refused
+
+
+def test_wrong_sql_is_one_line(configured: World, capsys: Capture) -> None:
+    main(["sync"], now=NOW)
+    capsys.readouterr()
+    code, line = refused(capsys, "sql", "from daily_convesion")
+    assert code == 2
+    assert "daily_conversion" in line  # DuckDB's suggestion
+    code, line = refused(capsys, "sql", "create table mine (a int)")
+    assert (code, "read-only" in line) == (2, True)
+
+
+def test_sql_prints_for_machines(configured: World, capfd: Capture) -> None:
+    main(["sync"], now=NOW)
+    capfd.readouterr()
+    query = (
+        "select attempt_sid, price, created_at, channel, cast(null as varchar) as nothing"
+        " from verification_attempts where price is not null order by 1 limit 3"
+    )
+    main(["sql", query, "--format", "json"])
+    records = json.loads(capfd.readouterr().out)
+    main(["sql", query, "--format", "csv"])
+    lines = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
+    assert len(records) == len(lines) == 3
+    for record, line in zip(records, lines, strict=True):
+        assert record["price"] == line["price"]  # exact, as text
+        assert record["created_at"].endswith("+00:00")
+        assert (record["nothing"], line["nothing"]) == (None, "")
+
+
+def test_json_says_nothing_that_json_cannot(configured: World, capfd: Capture) -> None:
+    main(["sync"], now=NOW)
+    capfd.readouterr()
+    main(["sql", "select 'nan'::double as n, [1, 2] as list, true as yes", "--format", "json"])
+    assert json.loads(capfd.readouterr().out) == [{"n": None, "list": [1, 2], "yes": True}]
+    main(["sql", "select true as yes, {'a': 'b'} as pair", "--format", "csv"])
+    assert list(csv.reader(io.StringIO(capfd.readouterr().out)))[1] == ["true", '{"a": "b"}']
+    assert main(["sql", "select 1 as a, 2 as a", "--format", "json"]) == 2
+
+
+@pytest.mark.parametrize("style", ["table", "csv", "json"])
+def test_every_statement_of_standard_input_is_answered(configured: World, style: str) -> None:
+    main(["sync"], now=NOW)
+    told = subprocess.run(
+        [sys.executable, "-m", "pipelines", "sql", "--format", style],
+        input="select 40 +\n2 as answer; select 'é;' as semi; -- no; end\nselect 'one' || 'two'",
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=True,
+    )
+    for text in ("42", "answer", "semi", ";", "onetwo"):
+        assert text in told.stdout
+    assert "verify>" not in told.stdout
+    assert ("┌" in told.stdout) == (style == "table")
+
+
+def test_several_statements_in_one_query(configured: World, capfd: Capture) -> None:
+    main(["sync"], now=NOW)
+    capfd.readouterr()
+    assert main(["sql", "select 17 as a; select 23 as b"]) == 0
+    told = capfd.readouterr().out
+    assert "17" in told
+    assert "23" in told
