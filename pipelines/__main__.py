@@ -1,4 +1,4 @@
-"""The command line: what can be asked for, and the exit code. 0 done, 1 failed, 2 wrong usage."""
+"""The command line: each command, and the exit code. 0 done, 1 failed, 2 wrong usage."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import Failure, redact
-from pipelines.query import FORMATS, open_published, prompt, run_query
-from pipelines.sandbox.switches import Limits, Switches
+from pipelines.arguments import FILTER_OPTIONS, instant, parser_of
+from pipelines.errors import Failure, Misuse, redact
+from pipelines.filters import Filters, attempt_sid
+from pipelines.query import open_published, prompt, run_query
+from pipelines.sandbox.switches import SWITCHES
 from pipelines.settings import Settings, load_settings
-from pipelines.sync import due, limit_seconds, sync
+from pipelines.sync import Outcome, due, fetch_attempts, limit_seconds, sync
 from pipelines.warehouse import Warehouse
 
 
 def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
     """Runs one command at `now` (aware; default: the clock, read once)."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser_of(_COMMANDS).parse_args(argv)
     _log_to_stderr()
     try:
         arguments.run(arguments, load_settings(), now or datetime.now(timezone.utc))
@@ -49,17 +51,27 @@ def _report(arguments: argparse.Namespace, exit_code: int, message: str) -> int:
     return exit_code
 
 
-# --- commands
+# --- commands; the first line of each docstring is its help
 
 
 def _sync(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
+    """Read what is due, merge and publish it."""
     if arguments.dry_run:
         _print_due(settings, now)
         return
     outcome = sync(settings, now)
     read = f"read {_count(outcome.attempts, 'attempt')} in {_count(outcome.slices, 'slice')}"
-    cost = f"{_count(outcome.pages, 'request')}, {outcome.seconds:.1f} s"
-    print(f"{read} with {cost}; published {_shown(settings.published)}")
+    print(f"{read} with {_cost(outcome)}; published {_shown(settings.published)}")
+
+
+def _cost(outcome: Outcome) -> str:
+    counts = outcome.counts
+    parts = [_count(counts.requests, "request")]
+    if counts.retries:
+        parts.append(f"of which {counts.retries:,} tried again")
+    if outcome.rejected:
+        parts.append(f"{outcome.rejected:,} rejected (see twilio_verify.rejected_attempts)")
+    return ", ".join([*parts, f"{outcome.seconds:.1f} s"])
 
 
 def _print_due(settings: Settings, now: datetime) -> None:
@@ -68,17 +80,45 @@ def _print_due(settings: Settings, now: datetime) -> None:
         print(f"{'created after':21}{'created before':21}{'attempts':>10}{'requests':>10}")
     for piece in found:
         window = f"{piece.window.after:%F %T}  {piece.window.before:%F %T}  "
-        print(f"{window}{piece.attempts:>10,}{piece.requests:>10,}")
+        attempts = "?" if piece.attempts is None else f"{piece.attempts:,}"
+        print(f"{window}{attempts:>10}{piece.requests:>10,}")
     requests = sum(piece.requests for piece in found)
     seconds = limit_seconds(requests, settings.requests_per_minute)
+    attempts = _count(sum(piece.attempts or 0 for piece in found), "attempt")
+    if any(piece.attempts is None for piece in found):
+        attempts = "an unknown number of attempts (Twilio's Summary has no such filter)"
     print(
-        f"due: {_count(sum(piece.attempts for piece in found), 'attempt')} in "
-        f"{_count(len(found), 'slice')}, {_count(requests, 'request')}; "
+        f"due: {attempts} in {_count(len(found), 'slice')}, {_count(requests, 'request')}; "
         f"the rate limit allows them in {seconds // 60} min"
     )
 
 
+def _list(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
+    """Show attempts live from Twilio; nothing is stored."""
+    from pipelines.live import show
+
+    given = {name: getattr(arguments, name) for name in FILTER_OPTIONS}
+    filters = Filters.of(given, FILTER_OPTIONS)
+    after = instant(arguments.after, now, "--after") if arguments.after else None
+    before = instant(arguments.before, now, "--before") if arguments.before else None
+    if after and before and after >= before:
+        raise Misuse("--after must be earlier than --before")
+    show(settings, now, filters, (after, before), arguments.limit, arguments.format)
+
+
+def _fetch(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
+    """Read single attempts by their SIDs and merge them."""
+    for sid in arguments.sid:
+        try:
+            attempt_sid(sid)
+        except ValueError as error:
+            raise Misuse(f"{sid}: {error}") from None
+    fetch_attempts(settings, arguments.sid, now)
+    print(f"merged {_count(len(arguments.sid), 'attempt')}; published {_shown(settings.published)}")
+
+
 def _demo(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
+    """Sandbox, sync and a few answers; no account needed."""
     from pipelines.demo import demo  # here, because a scheduled sync has no use for a sandbox
 
     outcome = demo(settings, now)
@@ -93,6 +133,7 @@ def _demo(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
 
 
 def _sql(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
+    """Read-only SQL over the published file."""
     if not arguments.query:
         prompt(settings.published, arguments.format)
         return
@@ -101,6 +142,7 @@ def _sql(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None
 
 
 def _views(_: argparse.Namespace, settings: Settings, __: datetime) -> None:
+    """Apply the views of sql/ again and publish."""
     warehouse = Warehouse(settings)
     warehouse.require()
     with warehouse.opened():
@@ -110,6 +152,7 @@ def _views(_: argparse.Namespace, settings: Settings, __: datetime) -> None:
 
 
 def _sandbox(arguments: argparse.Namespace, _: Settings, now: datetime) -> None:
+    """The stand-in API alone, on loopback."""
     from pipelines.sandbox.account import Account
     from pipelines.sandbox.server import Sandbox
 
@@ -120,14 +163,14 @@ def _sandbox(arguments: argparse.Namespace, _: Settings, now: datetime) -> None:
         days=arguments.days,
         since=int(now.timestamp() - arguments.days * 86_400),
     )
+    groups: dict[str, Any] = {
+        group.__name__.lower(): group(**{f.name: given[f.name] for f in fields(group)})
+        for group in SWITCHES
+    }
     try:
-        sandbox = Sandbox(
-            account,
-            now=time.time,
-            switches=Switches(**{f.name: given[f.name] for f in fields(Switches)}),
-            limits=Limits(**{f.name: given[f.name] for f in fields(Limits)}),
-            port=arguments.port,
-        )
+        sandbox = Sandbox(account, now=time.time, port=arguments.port, **groups)
+    except ValueError as error:
+        raise Misuse(str(error)) from error
     except OSError as error:
         raise Failure(f"cannot listen on port {arguments.port}: {error.strerror}") from error
     print(
@@ -142,72 +185,15 @@ def _sandbox(arguments: argparse.Namespace, _: Settings, now: datetime) -> None:
     sandbox.serve()
 
 
-# --- arguments
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="verify-sync",
-        description="A complete, settled copy of Twilio Verify's attempts in DuckDB.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command = _add(commands, "sync", _sync, "read what is due, merge and publish it")
-    command.add_argument(
-        "--dry-run", action="store_true", help="only print what is due and what it costs"
-    )
-    _add(commands, "demo", _demo, "sandbox, sync and a few answers; no account needed")
-    command = _add(commands, "sql", _sql, "read-only SQL over the published file")
-    command.add_argument("query", nargs="?", help="default: an interactive prompt")
-    command.add_argument("--format", choices=FORMATS, default="table")
-    _add(commands, "views", _views, "apply the views of sql/ again and publish")
-    _add_sandbox(commands)
-    return parser
-
-
-def _add(
-    commands: Any, name: str, run: Callable[..., None], summary: str
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
-    command.add_argument("--debug", action="store_true", help="show tracebacks")
-    command.set_defaults(run=run)
-    return command
-
-
-def _add_sandbox(commands: Any) -> None:
-    command = _add(commands, "sandbox", _sandbox, "the stand-in API alone, on loopback")
-    command.add_argument("--port", type=_between(int, 0, 65_535), default=8765)
-    command.add_argument(
-        "--attempts", type=_between(int, 0, 10**8), default=20_000, help="in --days days"
-    )
-    command.add_argument(
-        "--days", type=_between(float, 0.01, 3650), default=30.0, help="how long the account exists"
-    )
-    command.add_argument("--seed", type=_between(int, 0, 2**31), default=1)
-    for switch in (*fields(Limits), *fields(Switches)):
-        flag, summary = "--" + switch.name.replace("_", "-"), switch.metadata["help"]
-        options: dict[str, Any] = {"default": switch.default, "help": summary}
-        if isinstance(switch.default, bool):
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            kind = type(switch.default)
-            options["type"] = kind if kind is str else _between(kind, 0, 10**6)
-            options["choices"] = switch.metadata.get("choices")
-        command.add_argument(flag, **options)
-
-
-def _between(kind: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
-    """An argument type: a number from `low` to `high`."""
-
-    def checked(text: str) -> Any:
-        try:
-            number = kind(text)
-        except ValueError:
-            number = None
-        if number is None or not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {low} to {high}")
-        return number
-
-    return checked
+_COMMANDS = {
+    "sync": _sync,
+    "list": _list,
+    "fetch": _fetch,
+    "demo": _demo,
+    "sql": _sql,
+    "views": _views,
+    "sandbox": _sandbox,
+}
 
 
 # --- output

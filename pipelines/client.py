@@ -1,61 +1,39 @@
-"""Twilio Verify's attempts endpoints over HTTP: list, fetch, summary."""
+"""Twilio Verify's attempts endpoints: list to a chain's end, fetch, summary."""
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
-import orjson
+import pendulum
 import pyarrow as pa
-import requests
-from dlt.sources.helpers.requests import Client as RetryingClient
+import pyarrow.compute as pc
 
+from pipelines.clock import Clock
 from pipelines.credentials import Credentials
-from pipelines.decode import read_page
-from pipelines.errors import Failure, Misuse
+from pipelines.decode import Page, decode, read_object, read_page
+from pipelines.errors import Failure, Misuse, Unreadable
+from pipelines.filters import NO_FILTERS, PARAMETERS, Filters
+from pipelines.pacing import Pacer
+from pipelines.transport import DEFAULT_BASE_URL, ApiError, TooHeavy, Transport, origin
 
-DEFAULT_BASE_URL = "https://verify.twilio.com"
 MAX_PAGE_SIZE = 1000  # the API's own limit
+REQUESTS_PER_MINUTE = 100  # the API's own limit
+TIMEOUT = 20.0  # seconds; the API itself gives up after 15
+GIVE_UP_AFTER = 600.0  # seconds
+_SMALL_PAGE = 50  # the API's default; pages of this size have not been seen to be too heavy
+_HEAVY_TRIES = 3
+_RESTARTS = 5  # of a slice whose page tokens are refused
+_KEYS_TOLD = 20
 _LIST = "/v2/Attempts"
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+_DATES = ("DateCreatedAfter", "DateCreatedBefore")
+_SECOND = timedelta(seconds=1)
 
 log = logging.getLogger("verify_sync")
-
-
-@dataclass(frozen=True)
-class Filters:
-    """The list endpoint's filters besides the created window; None = not filtered.
-
-    Summary knows only the first three, and `destination_prefix`, which list does not.
-    """
-
-    verify_service_sid: str | None = None
-    country: str | None = None
-    channel: str | None = None
-    to: str | None = None
-    verification_sid: str | None = None
-    status: str | None = None
-    destination_prefix: str | None = None
-
-    def parameters(self) -> dict[str, str]:
-        """As query parameters. Unknown ones are ignored by the API, so the names matter."""
-        named = {
-            "VerifyServiceSid": self.verify_service_sid,
-            "Country": self.country,
-            "Channel": self.channel,
-            "ChannelData.To": self.to,
-            "VerificationSid": self.verification_sid,
-            "Status": self.status,
-            "DestinationPrefix": self.destination_prefix,
-        }
-        return {name: value for name, value in named.items() if value is not None}
 
 
 class Summary(NamedTuple):
@@ -66,58 +44,44 @@ class Summary(NamedTuple):
     unconverted: int
 
 
-class ApiError(Failure):
-    """The API answered with an error; `status` is HTTP's, `code` Twilio's."""
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the list endpoint. Bounds are aware; None = open."""
 
-    def __init__(self, response: requests.Response, hint: str = "") -> None:
-        body = _object(response)
-        self.status = response.status_code
-        self.code = body.get("code")
-        told = {
-            "code": self.code,
-            "see": body.get("more_info"),
-            "request": response.headers.get("Twilio-Request-Id"),
-        }
-        details = [f"{name} {value}" for name, value in told.items() if value]
-        message = body.get("message") or response.reason or "no message"
-        where = f" ({', '.join(details)})" if details else ""
-        super().__init__(f"Twilio answered {self.status}: {message}{where}{hint}")
+    after: datetime | None = None
+    before: datetime | None = None
+    filters: Filters = NO_FILTERS
 
+    def parameters(self) -> dict[str, str]:
+        """Whole seconds that hold the window: fractions widen it."""
+        bounds = {}
+        if self.after is not None:
+            bounds["DateCreatedAfter"] = format_instant(self.after)
+        if self.before is not None:
+            up = _SECOND if self.before.microsecond else timedelta()
+            bounds["DateCreatedBefore"] = format_instant(self.before + up)
+        return {**self.filters.parameters(), **bounds}
 
-class RefusedCredentials(ApiError, Misuse):
-    """401 or 403: these credentials may not read the account's attempts."""
-
-    exit_code = 2
-
-    def __init__(self, response: requests.Response, names: str) -> None:
-        super().__init__(response, f"; the credentials are those of {names}")
-
-
-class Clock:
-    """A run's present: its start plus the time elapsed since, never the same instant twice.
-
-    Of two copies of an attempt the one with the later instant wins, so pages need an order even
-    where the machine's clock is coarse; and a clock set back during a run does not disturb it.
-    """
-
-    def __init__(self, start: datetime) -> None:
-        self._start, self._origin = start, time.monotonic()
-        self._last = start
-        self._lock = threading.Lock()
-
-    def __call__(self) -> datetime:
-        with self._lock:
-            present = self._start + timedelta(seconds=time.monotonic() - self._origin)
-            self._last = max(present, self._last + timedelta(microseconds=1))
-            return self._last
+    def check(self, attempts: pa.Table) -> None:
+        """Raises Failure for attempts of another window or filter than was asked for."""
+        self.filters.check(attempts)
+        if not attempts.num_rows:
+            return
+        created = pc.min_max(attempts["date_created"]).as_py()
+        early = self.after is not None and created["min"] < self.after - 2 * _SECOND
+        if early or (self.before is not None and created["max"] > self.before + 2 * _SECOND):
+            raise Failure(
+                "Twilio answered with attempts of another time than was asked for: it ignores "
+                "DateCreatedAfter or DateCreatedBefore, so nothing of this answer is recorded"
+            )
 
 
 class Client:
-    """Reads one account's attempts. Thread-safe; never sends credentials but to `base_url`.
+    """Reads one account's attempts; a context manager. Thread-safe.
 
-    `now` (aware; default: the machine's clock) is the instant `clock` counts from. Retries are
-    those of dlt's requests client: 429 and 5xx, refused and broken connections, honouring
-    Retry-After.
+    Never sends credentials but to `base_url`, nor more requests than `pacer` lets through
+    (default: 100 a minute, this client's alone). `now` (aware; default: the machine's clock) is
+    the instant `clock` counts from. Leaving it ends whatever its threads still wait for.
     """
 
     def __init__(
@@ -125,106 +89,162 @@ class Client:
         credentials: Credentials,
         base_url: str = DEFAULT_BASE_URL,
         page_size: int = MAX_PAGE_SIZE,
-        timeout: float = 20.0,
+        timeout: float = TIMEOUT,
         now: datetime | None = None,
+        pacer: Pacer | None = None,
+        give_up_after: float = GIVE_UP_AFTER,
     ) -> None:
         self.account_sid = credentials.account_sid
         self.clock = Clock(now or datetime.now(timezone.utc))
-        self._credentials = credentials
-        self._base = _checked_base(base_url)
+        self._pacer = pacer or Pacer(REQUESTS_PER_MINUTE)
         self._page_size = page_size
-        # Seven waits of 1 + 2 + 4 + … + 60 s: outlasts the API's one-minute rate window.
-        self._http = RetryingClient(
-            request_timeout=timeout,
-            raise_for_status=False,
-            status_codes=(),
-            exceptions=(),
-            retry_condition=self._is_worth_repeating,
-            request_max_attempts=8,
-            request_backoff_factor=1,
-            request_max_retry_delay=60,
+        self._transport = Transport(
+            credentials, base_url, self._pacer, self.clock, timeout, give_up_after
         )
+        self._list = self._transport.base.geturl() + _LIST
+        self._unknown_keys: set[str] = set()
+        self.counts = self._transport.counts
 
-    def pages(
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pacer.close()
+
+    def read(
         self,
         after: datetime | None = None,
         before: datetime | None = None,
-        filters: Filters = Filters(),
-        page_size: int | None = None,
-    ) -> Iterator[pa.Table]:
-        """Lists the attempts created in the window, a page at a time, to the chain's end.
+        filters: Filters = NO_FILTERS,
+        limit: int | None = None,
+    ) -> list[Page]:
+        """The attempts created in the window, to the end of the chain of pages or to `limit` rows.
 
-        A page is a table of `decode.SCHEMA`. `after` and `before` are aware; whether the API
-        includes them is not documented.
+        Whether the API includes the bounds is not documented. Pages may hold an attempt twice.
+        Raises Failure (or one of transport's) if the end cannot be reached.
         """
-        parameters = {**filters.parameters(), **_window(after, before)}
-        parameters["PageSize"] = str(page_size or self._page_size)
-        url: str | None = self._base.geturl() + _LIST
-        while url is not None:
-            response = self._get(url, parameters)
-            table, next_page_url = read_page(response.content, self.clock())
-            yield table
-            url, parameters = self._checked(next_page_url), {}
+        question, size = Question(after, before, filters), self._page_size
+        restarts, waited = 0, False
+        while True:
+            try:
+                return list(_first(limit, self._chain(question, min(size, limit or size))))
+            except _RefusedToken as refused:
+                restarts += 1
+                if restarts > _RESTARTS:
+                    raise refused.error from None
+                log.warning("a page token was refused; its slice starts again")
+            except TooHeavy as failure:
+                if self._small_page_comes(question) or waited:
+                    size, waited = max(size // 2, _SMALL_PAGE), False
+                    log.warning("%s; its slice starts again with %d a page", failure, size)
+                else:  # an outage, that is over now
+                    waited = True
 
-    def fetch(self, sid: str) -> dict[str, Any]:
+    def fetch(self, sid: str) -> Page:
         """One attempt by its SID. Raises ApiError 404 when unknown or older than 30 days."""
-        return _object(self._get(f"{self._base.geturl()}{_LIST}/{sid}", {}))
+        body = self._transport.get(
+            f"{self._list}/{sid}", {}, lambda content: read_object(content, "an attempt")
+        )
+        page = decode([body], self.clock())
+        if page.attempts["sid"].to_pylist() != [sid]:
+            raise Failure(f"Twilio answered with something else than attempt {sid}")
+        self._check(Question(), page)
+        return page
 
     def summary(
         self,
         after: datetime | None = None,
         before: datetime | None = None,
-        filters: Filters = Filters(),
+        filters: Filters = NO_FILTERS,
     ) -> Summary:
         """Twilio's totals for the window. It ignores `to`, `verification_sid` and `status`."""
-        parameters = {**filters.parameters(), **_window(after, before)}
-        body = _object(self._get(f"{self._base.geturl()}{_LIST}/Summary", parameters))
+        parameters = Question(after, before, filters).parameters()
+        return self._transport.get(f"{self._list}/Summary", parameters, _read_summary)
+
+    def _chain(self, question: Question, page_size: int) -> Iterator[Page]:
+        """The pages of one chain, each checked. `page_size` is its whole length the same."""
+        asked = question.parameters()
+        parameters = {**asked, "PageSize": str(page_size)}
+        url: str | None = self._list
+        links: set[tuple[tuple[str, str], ...]] = set()
+        known: set[str] = set()
+        while url is not None:
+            page = self._page(url, parameters, page_size)
+            self._check(question, page)
+            yield page
+            url, parameters = self._following(page, asked, links), {}
+            sids = set(page.attempts["sid"].to_pylist())
+            if url and sids and sids <= known:
+                raise Failure("a page brought only attempts of earlier ones: next_page_url loops")
+            known |= sids
+
+    def _page(self, url: str, parameters: Mapping[str, str], page_size: int) -> Page:
+        heavy_tries = _HEAVY_TRIES if page_size > _SMALL_PAGE else None
         try:
-            return Summary(
-                *(int(body[f"total_{name}"]) for name in ("attempts", "converted", "unconverted"))
-            )
-        except (KeyError, TypeError, ValueError):
-            raise Failure("Twilio answered 200 with something that is not a summary") from None
+            return self._transport.get(url, parameters, self._read_page, heavy_tries)
+        except ApiError as error:
+            if not parameters and error.status in (400, 404, 410):  # a token's URL, as it was given
+                raise _RefusedToken(error) from None
+            raise
 
-    def _get(self, url: str, parameters: dict[str, str]) -> requests.Response:
-        auth = (self._credentials.username, self._credentials.password)
+    def _read_page(self, content: bytes) -> Page:
+        return read_page(content, self.clock())
+
+    def _small_page_comes(self, question: Question) -> bool:
+        """Whether a small page is answered where a large one is not; if neither, waits for one."""
+        parameters = {**question.parameters(), "PageSize": str(_SMALL_PAGE)}
         try:
-            response = self._http.session.get(
-                url, params=parameters, auth=auth, allow_redirects=False
-            )
-        except requests.RequestException as error:
-            # The cause names the URL, and with it a phone number: only its kind is passed on.
-            kind = type(error).__name__
-            raise Failure(f"no answer from {self._base.netloc}: {kind}") from None
-        if response.status_code in (401, 403):
-            raise RefusedCredentials(response, self._credentials.names)
-        if response.status_code != 200:
-            raise ApiError(response)
-        return response
+            self._transport.get(self._list, parameters, self._read_page, heavy_tries=1)
+        except TooHeavy:
+            self._transport.get(self._list, parameters, self._read_page)
+            return False
+        return True
 
-    def _is_worth_repeating(
-        self, response: requests.Response | None, error: BaseException | None
-    ) -> bool:
-        """429 (never processed), 5xx (a GET changes nothing) and answers that never came."""
-        if response is not None and (response.status_code == 429 or response.status_code >= 500):
-            log.warning("Twilio answered %d; trying again", response.status_code)
-            return True
-        if isinstance(error, _PASSING):
-            kind = type(error).__name__
-            log.warning("no answer from %s (%s); trying again", self._base.netloc, kind)
-            return True
-        return False
-
-    def _checked(self, url: Any) -> str | None:
-        """The next page's URL, if it is one of the host the credentials are for."""
+    def _following(
+        self, page: Page, asked: Mapping[str, str], links: set[tuple[tuple[str, str], ...]]
+    ) -> str | None:
+        """The next page's URL. Raises Failure unless it goes on with just what was asked."""
+        url, base = page.next_page_url, self._transport.base
         if not url:
             return None
-        if not isinstance(url, str) or _origin(urlsplit(url)) != _origin(self._base):
+        if not isinstance(url, str) or origin(urlsplit(url)) != origin(base):
             raise Failure(
-                f"next_page_url leads away from {self._base.scheme}://{self._base.netloc}; "
-                "not followed, as it would carry the credentials along"
+                f"next_page_url leads away from {base.scheme}://{base.netloc}; not followed, as "
+                "it would carry the credentials along"
             )
+        given = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+        for name in given.keys() & {*PARAMETERS, *_DATES}:
+            if not _same(name, asked.get(name), given[name]):
+                raise Failure(f"next_page_url changes {name}: its pages are not what was asked for")
+        # Without its number, so that a chain cannot go round while counting on.
+        link = tuple(sorted((name, value) for name, value in given.items() if name != "Page"))
+        if link in links:
+            raise Failure("next_page_url leads in a circle: the end of the list is out of reach")
+        links.add(link)
         return url
+
+    def _check(self, question: Question, page: Page) -> None:
+        accounts = set(page.attempts["account_sid"].unique().to_pylist())
+        others = accounts - {self.account_sid, None}
+        if others:
+            raise Misuse(
+                f"these credentials read account {others.pop()}, but TWILIO_ACCOUNT_SID says "
+                f"{self.account_sid}; a warehouse belongs to one account"
+            )
+        question.check(page.attempts)
+        new = page.unknown_keys - self._unknown_keys
+        if new and len(self._unknown_keys) < _KEYS_TOLD:
+            self._unknown_keys |= new
+            named = ", ".join(key[:40] for key in sorted(new)[:_KEYS_TOLD])
+            log.warning("keys that have no column yet are kept in extra: %s", named)
+
+
+class _RefusedToken(Exception):
+    """A page token, expired or unknown: its chain ends here, but another may be begun."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def format_instant(instant: datetime) -> str:
@@ -234,38 +254,31 @@ def format_instant(instant: datetime) -> str:
     return instant.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _window(after: datetime | None, before: datetime | None) -> dict[str, str]:
-    """Whole seconds that hold the window: fractions widen it."""
-    bounds = {}
-    if after is not None:
-        bounds["DateCreatedAfter"] = format_instant(after)
-    if before is not None:
-        up = timedelta(seconds=1) if before.microsecond else timedelta()
-        bounds["DateCreatedBefore"] = format_instant(before + up)
-    return bounds
+def _first(limit: int | None, pages: Iterable[Page]) -> Iterator[Page]:
+    """Pages up to the one that reaches `limit` rows."""
+    rows = 0
+    for page in pages:
+        yield page
+        rows += page.attempts.num_rows
+        if limit is not None and rows >= limit:
+            return
 
 
-def _object(response: requests.Response) -> dict[str, Any]:
-    """The response's JSON object; empty when it is an error without one."""
+def _same(name: str, asked: str | None, given: str) -> bool:
+    """Whether a parameter means the same, in whatever spelling the API gives it back."""
+    if asked is None or name not in _DATES:
+        return asked is not None and asked.lower() == given.lower()
     try:
-        body = orjson.loads(response.content)
-    except orjson.JSONDecodeError:
-        body = None
-    if isinstance(body, dict):
-        return body
-    if response.status_code == 200:
-        raise Failure("Twilio answered 200 with something that is not JSON")
-    return {}
+        return pendulum.parse(given) == pendulum.parse(asked)
+    except ValueError:
+        return False
 
 
-def _checked_base(url: str) -> SplitResult:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Misuse(f"base_url is not a web address such as {DEFAULT_BASE_URL}")
-    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        raise Misuse("base_url must be https: credentials go nowhere in clear but to loopback")
-    return parts._replace(path=parts.path.rstrip("/"), query="", fragment="")
-
-
-def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+def _read_summary(content: bytes) -> Summary:
+    body = read_object(content, "a summary")
+    try:
+        return Summary(
+            *(int(body[f"total_{name}"]) for name in ("attempts", "converted", "unconverted"))
+        )
+    except (KeyError, TypeError, ValueError):
+        raise Unreadable("Twilio answered 200 with something that is not a summary") from None

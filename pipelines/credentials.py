@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipelines.errors import Misuse, keep_secret
 
+PARTS = ("account_sid", "auth_token", "api_key", "api_secret")
 _SID = {"account_sid": "AC[0-9a-fA-F]{32}", "api_key": "SK[0-9a-fA-F]{32}"}
+_VARIABLES = {part: f"TWILIO_{part.upper()}" for part in PARTS}
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,15 @@ class Credentials:
         auth_token: str | None = None,
         api_key: str | None = None,
         api_secret: str | None = None,
+        names: Mapping[str, str] = _VARIABLES,
     ) -> Credentials:
-        """Checks that the parts make one complete pair; raises Misuse saying what is missing."""
-        for name, value in (("account_sid", account_sid), ("api_key", api_key)):
-            if value and not re.fullmatch(_SID[name], value):
-                start = _SID[name][:2]
-                raise Misuse(f"TWILIO_{name.upper()} is not {start} followed by 32 hex digits")
+        """Checks that the parts make one complete pair; raises Misuse saying what is missing.
+
+        `names` are those under which the parts were given.
+        """
+        for part, value in (("account_sid", account_sid), ("api_key", api_key)):
+            if value and not re.fullmatch(_SID[part], value):
+                raise Misuse(f"{names[part]} is not {_SID[part][:2]} followed by 32 hex digits")
         if not account_sid:
             raise Misuse(
                 "TWILIO_ACCOUNT_SID is not set; it says whose attempts the warehouse holds"
@@ -39,9 +45,10 @@ class Credentials:
         for secret in (auth_token, api_secret):
             keep_secret(secret or "")
         if api_key and api_secret:
-            return cls(account_sid, api_key, api_secret, "TWILIO_API_KEY and TWILIO_API_SECRET")
+            used = f"{names['api_key']} and {names['api_secret']}"
+            return cls(account_sid, api_key, api_secret, used)
         if auth_token:
-            names = "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN"
-            return cls(account_sid, account_sid, auth_token, names)
+            used = f"{names['account_sid']} and {names['auth_token']}"
+            return cls(account_sid, account_sid, auth_token, used)
         missing = "TWILIO_API_SECRET" if api_key else "TWILIO_AUTH_TOKEN"
         raise Misuse(f"{missing} is not set (or give TWILIO_API_KEY and TWILIO_API_SECRET)")

@@ -7,7 +7,10 @@ costs a third of going through Python objects and leaves the interpreter to othe
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from pipelines.errors import Failure
+from pipelines.errors import Unreadable
 
 # Keys of an attempt in the API's JSON, by where they stand.
 TOP = (
@@ -42,6 +45,7 @@ SCHEMA = pa.schema(
     + [pa.field(f"{n}__{key}", pa.string()) for n, keys in NESTED.items() for key in keys]
     + [pa.field("extra", pa.string()), pa.field("read_at", _TIMESTAMP, nullable=False)]
 )
+REJECTED = pa.schema([("reason", pa.string()), ("read_at", _TIMESTAMP), ("attempt", pa.string())])
 
 
 def _records(**types: pa.DataType) -> pa.DataType:
@@ -66,25 +70,43 @@ _PAGE = pj.ParseOptions(
 )
 
 
-def read_page(content: bytes, read_at: datetime) -> tuple[pa.Table, Any]:
-    """A response's body as a table like `decode`'s, and its `next_page_url`.
+@dataclass(frozen=True)
+class Page:
+    """A page: `attempts` as a table of `SCHEMA`, what of it could not be one, and what follows.
 
-    Raises Failure when it is not a page of attempts.
+    `rejected` is a table of `REJECTED`; `unknown_keys` are those kept in `extra`.
     """
+
+    attempts: pa.Table
+    rejected: pa.Table = field(default_factory=REJECTED.empty_table)
+    unknown_keys: frozenset[str] = frozenset()
+    next_page_url: Any = None
+
+
+def read_page(content: bytes, read_at: datetime) -> Page:
+    """A list response's body. Raises Unreadable when it is not a page of attempts."""
     found = _usual_page(content, read_at)
     if found is not None:
         return found
+    body = read_object(content, "a page of attempts")
+    attempts, meta = body.get("attempts"), body.get("meta")
+    if not isinstance(attempts, list) or not isinstance(meta, dict) or "next_page_url" not in meta:
+        raise Unreadable("Twilio answered 200 with something that is not a page of attempts")
+    return decode(attempts, read_at, meta["next_page_url"])
+
+
+def read_object(content: bytes, what: str) -> dict[str, Any]:
+    """A body that is a JSON object. Raises Unreadable when it is not `what`."""
     try:
         body = orjson.loads(content)
-        attempts, next_page_url = body["attempts"], body["meta"]["next_page_url"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        attempts, next_page_url = None, None
-    if not isinstance(attempts, list):
-        raise Failure("Twilio answered 200 with something that is not a page of attempts")
-    return decode(attempts, read_at), next_page_url
+    except orjson.JSONDecodeError:
+        body = _odd_json(content)
+    if not isinstance(body, dict):
+        raise Unreadable(f"Twilio answered 200 with something that is not {what}")
+    return body
 
 
-def _usual_page(content: bytes, read_at: datetime) -> tuple[pa.Table, Any] | None:
+def _usual_page(content: bytes, read_at: datetime) -> Page | None:
     """The page, if it has just the documented keys and types and no attempt twice."""
     if not content.startswith(b"{"):
         return None  # Arrow takes an object for granted
@@ -101,21 +123,36 @@ def _usual_page(content: bytes, read_at: datetime) -> tuple[pa.Table, Any] | Non
     sids = set(records.field("sid").to_pylist())
     if len(sids) < len(records) or not all(sids):
         return None
-    extras = pa.nulls(len(records), pa.string())
-    return _table(records, extras, read_at), metas[0]["next_page_url"]
+    table = _table(records, pa.nulls(len(records), pa.string()), read_at)
+    if table["date_created"].null_count:
+        return None
+    return Page(table, next_page_url=metas[0]["next_page_url"])
 
 
-def decode(attempts: Sequence[Any], read_at: datetime) -> pa.Table:
-    """Attempts as a table of `SCHEMA`; of doubles among them the last one stays.
-
-    Raises Failure for an attempt without a usable sid or date_created.
-    """
-    rows = list({_sid(row): row for row in attempts}.values())
+def decode(attempts: Sequence[Any], read_at: datetime, next_page_url: Any = None) -> Page:
+    """The API's attempts, whatever they look like; of doubles among them the last one stays."""
+    whole = [row for row in attempts if _reason(row) is None]
     try:
-        records = pa.array(rows, _USUAL)
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        records = pa.array([_as_text(row) for row in rows], _TEXT)
-    return _table(records, pa.array([_extra(row) for row in rows], pa.string()), read_at)
+        records = pa.array(whole, _USUAL)
+    except (pa.ArrowTypeError, pa.ArrowInvalid, OverflowError):
+        records = pa.array([_as_text(row) for row in whole], _TEXT)
+    extras = [_extra(row) for row in whole]
+    texts = [None if extra is None else _json(extra) for extra in extras]
+    table = _table(records, pa.array(texts, pa.string()), read_at)
+    dates = table["date_created"].to_pylist()
+    kept = {row["sid"]: at for at, row in enumerate(whole) if dates[at] is not None}
+    rejected = [(row, reason) for row in attempts if (reason := _reason(row)) is not None]
+    undated = (row for at, row in enumerate(whole) if dates[at] is None)
+    rejected += [(row, "no usable date_created") for row in undated]
+    return Page(
+        table.take(pa.array(list(kept.values()), pa.int64())),
+        pa.Table.from_pylist(
+            [{"reason": why, "read_at": read_at, "attempt": _json(row)} for row, why in rejected],
+            REJECTED,
+        ),
+        frozenset(key for extra in extras for key in extra or ()),
+        next_page_url,
+    )
 
 
 def _table(records: pa.StructArray, extras: pa.Array, read_at: datetime) -> pa.Table:
@@ -125,10 +162,7 @@ def _table(records: pa.StructArray, extras: pa.Array, read_at: datetime) -> pa.T
     for name in NESTED:
         columns += [part.cast(pa.string()) for part in records.field(name).flatten()]
     columns += [extras, pa.array([read_at] * len(records), _TIMESTAMP)]
-    table = pa.Table.from_arrays(columns, schema=SCHEMA)
-    if table["date_created"].null_count:
-        raise Failure("Twilio listed an attempt without a usable date_created")
-    return table
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def within(table: pa.Table, after: datetime, before: datetime) -> pa.Table:
@@ -138,11 +172,12 @@ def within(table: pa.Table, after: datetime, before: datetime) -> pa.Table:
     return table.filter(pc.and_(pc.greater(created, lower), pc.less_equal(created, upper)))
 
 
-def _sid(row: Any) -> str:
-    sid = row.get("sid") if isinstance(row, dict) else None
-    if not isinstance(sid, str) or not sid:
-        raise Failure("Twilio listed an attempt without a sid")
-    return sid
+def _reason(row: Any) -> str | None:
+    """Why a row of a page cannot be an attempt; None if it can."""
+    if not isinstance(row, dict):
+        return "not an object"
+    sid = row.get("sid")
+    return None if isinstance(sid, str) and sid else "no usable sid"
 
 
 def _as_text(row: Attempt) -> Attempt:
@@ -162,18 +197,49 @@ def _object(row: Attempt, name: str) -> Attempt:
 
 
 def _text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
+    return value if value is None or isinstance(value, str) else _json(value)
 
 
-def _extra(row: Attempt) -> str | None:
-    """What has no column, as a JSON object by dotted path; None when there is nothing."""
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _extra(row: Attempt) -> Attempt | None:
+    """What has no column, by dotted path; None when there is nothing."""
     found = {key: row[key] for key in row.keys() - _KEYS}
     for name, keys in _NESTED_KEYS.items():
         part = _object(row, name)
         found |= {f"{name}.{key}": part[key] for key in part.keys() - keys}
         if row.get(name) and not part:
             found[name] = row[name]
-    return orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode() if found else None
+    return found or None
+
+
+def _odd_json(content: bytes) -> Any:
+    """JSON as no more than the grammar asks: half a character, numbers beyond 64 bits.
+
+    The first becomes U+FFFD, the second text. None if it is not even that.
+    """
+    try:
+        return _storable(json.loads(content, parse_constant=_refuse))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_storable(key): _storable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_storable(inner) for inner in value]
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    is_beyond = isinstance(value, float) and not math.isfinite(value)
+    is_long = isinstance(value, int) and not -(2**63) <= value < 2**64
+    return str(value) if is_beyond or is_long else value
 
 
 def _instants(texts: pa.Array) -> pa.Array:

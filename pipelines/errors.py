@@ -21,6 +21,10 @@ class Misuse(Failure):
     exit_code = 2
 
 
+class Unreadable(Failure):
+    """A 200 whose body is not what was asked for: a proxy's page, or an answer cut off."""
+
+
 def keep_secret(value: str) -> None:
     """Has `redact` blank out `value` from now on."""
     if value:

@@ -14,9 +14,11 @@ from zoneinfo import ZoneInfo
 import dlt
 from dlt.common.configuration.providers.toml import TomlProviderReadException
 
-from pipelines.client import DEFAULT_BASE_URL, MAX_PAGE_SIZE
-from pipelines.credentials import Credentials
+from pipelines.client import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE, TIMEOUT
+from pipelines.credentials import PARTS, Credentials
 from pipelines.errors import Misuse
+from pipelines.filters import LASTING, NO_FILTERS, Filters
+from pipelines.transport import DEFAULT_BASE_URL
 from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, SETTLED_AFTER
 
 _API, _WAREHOUSE = "sources.twilio_verify", "warehouse"
@@ -33,8 +35,10 @@ class Settings:
     credentials: Credentials | None = field(default=None, repr=False)
     base_url: str = DEFAULT_BASE_URL
     page_size: int = MAX_PAGE_SIZE
-    requests_per_minute: int = 100
-    timeout: float = 20.0  # seconds; the API itself gives up after 15
+    requests_per_minute: int = REQUESTS_PER_MINUTE
+    timeout: float = TIMEOUT
+    give_up_after: timedelta = timedelta(minutes=10)
+    filters: Filters = field(default=NO_FILTERS, repr=False)  # one may be a phone number
     revisit_after: tuple[timedelta, ...] = DEFAULT_SCHEDULE
     verification_fee: Decimal = Decimal("0.05")
     fee_currency: str = "USD"
@@ -69,14 +73,18 @@ def load_settings() -> Settings:
 
 
 def _settings(project: Path) -> Settings:
+    for section, known in _KNOWN.items():
+        _refuse_unknown(section, known)
     fee = _read(_WAREHOUSE, "verification_fee", str, "0.05")
     return Settings(
         directory=project / _read(_WAREHOUSE, "dir", str, "warehouse"),
         credentials=_credentials(),
         base_url=_read(_API, "base_url", str, DEFAULT_BASE_URL).rstrip("/"),
         page_size=_whole("page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
-        requests_per_minute=_whole("requests_per_minute", 100, 1, 100_000),
-        timeout=float(_whole("timeout", 20, 1, 3600)),
+        requests_per_minute=_whole("requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000),
+        timeout=float(_whole("timeout", int(TIMEOUT), 1, 3600)),
+        give_up_after=_age("give_up_after", _read(_API, "give_up_after", str, "10m")),
+        filters=_filters(),
         revisit_after=parse_schedule(_read(_API, "revisit_after", list, None)),
         verification_fee=_amount(fee),
         fee_currency=_currency(_read(_WAREHOUSE, "fee_currency", str, "USD")),
@@ -99,7 +107,7 @@ def parse_schedule(ages: list[Any] | None) -> tuple[timedelta, ...]:
     """Ages such as ["15m", "26h", "3d"], ascending; the oldest makes an attempt settled."""
     if ages is None:
         return DEFAULT_SCHEDULE
-    schedule = tuple(_age(str(age)) for age in ages)
+    schedule = tuple(_age("revisit_after", str(age)) for age in ages)
     if list(schedule) != sorted(set(schedule)) or not schedule:
         raise Misuse(f"{_API}.revisit_after: ages must ascend, as in ['15m', '26h', '3d']")
     if not SETTLED_AFTER <= schedule[-1] < RETENTION - timedelta(days=1):
@@ -110,10 +118,10 @@ def parse_schedule(ages: list[Any] | None) -> tuple[timedelta, ...]:
     return schedule
 
 
-def _age(text: str) -> timedelta:
+def _age(name: str, text: str) -> timedelta:
     match = _AGE.fullmatch(text.strip())
     if match is None or not int(match[1]):
-        raise Misuse(f"{_API}.revisit_after: '{text}' is no age; write '15m', '26h' or '3d'")
+        raise Misuse(f"{_API}.{name}: '{text}' is no length of time; write '15m', '26h' or '3d'")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
@@ -157,12 +165,46 @@ def _timezone(name: str) -> str:
     return name
 
 
+def _filters() -> Filters:
+    """Those that can be synced by. A `status` cannot: it is what changes."""
+    if _read(_API, "status", str, None):
+        raise Misuse(
+            f"{_API}.status: an attempt's status changes, and one that has become converted would "
+            "never be read again; sync all of them and select by conversion_status in SQL"
+        )
+    return Filters.of(
+        {name: _read(_API, name, str, None) for name in LASTING},
+        {name: f"{_API}.{name}" for name in LASTING},
+    )
+
+
 def _credentials() -> Credentials | None:
     """Twilio's own environment variables, else `[sources.twilio_verify]` in secrets.toml."""
-    found = {
-        name: os.environ.get(f"TWILIO_{name.upper()}") or dlt.secrets.get(f"{_API}.{name}", str)
-        for name in ("account_sid", "auth_token", "api_key", "api_secret")
-    }
-    if not any(found.values()):
-        return None
-    return Credentials.of(**found)
+    found, names = {}, {}
+    for part in PARTS:
+        variable = f"TWILIO_{part.upper()}"
+        found[part], names[part] = os.environ.get(variable), variable
+        if not found[part]:
+            found[part] = dlt.secrets.get(f"{_API}.{part}", str)
+            names[part] = f"{_API}.{part}" if found[part] else variable
+    return Credentials.of(**found, names=names) if any(found.values()) else None
+
+
+_KNOWN = {
+    _API: {
+        "base_url", "page_size", "requests_per_minute", "timeout", "give_up_after",
+        "revisit_after", "status", *LASTING, *PARTS,
+    },
+    _WAREHOUSE: {"dir", "verification_fee", "fee_currency", "timezone"},
+}  # fmt: skip
+
+
+def _refuse_unknown(section: str, known: set[str]) -> None:
+    """A filter with a misspelt name would silently read everything."""
+    prefix = section.replace(".", "__").upper() + "__"
+    variables = (name for name in os.environ if name.startswith(prefix))
+    given = [name for name in variables if name.removeprefix(prefix).lower() not in known]
+    table: dict[str, Any] = dlt.config.get(section) or {}
+    given += [f"{section}.{name}" for name in table if name not in known]
+    if given:
+        raise Misuse(f"{given[0]}: no such setting; there are {', '.join(sorted(known))}")

@@ -6,10 +6,8 @@ resources fed with slices that are already complete.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,10 +21,13 @@ from dlt.common.schema.typing import TColumnSchema, TTableSchemaColumns
 from dlt.common.typing import TSecretStrValue
 from dlt.extract import DltResource
 
-from pipelines.client import DEFAULT_BASE_URL, MAX_PAGE_SIZE, Client
+from pipelines.client import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE, TIMEOUT, Client
 from pipelines.credentials import Credentials
 from pipelines.decode import SCHEMA, within
 from pipelines.errors import Misuse
+from pipelines.filters import LASTING, NO_FILTERS, Filters
+from pipelines.pacing import Pacer
+from pipelines.transport import DEFAULT_BASE_URL
 from pipelines.windows import (
     DEFAULT_SCHEDULE,
     RETENTION,
@@ -39,7 +40,6 @@ from pipelines.windows import (
 
 PACKAGE_ROWS = 100_000  # a load costs 0.2-0.4 CPU s whatever its size, so not many small ones
 READERS = 2  # slices read at a time
-NO_FILTERS: Mapping[str, str] = {}
 
 
 def _columns(required: str = "", **names_by_type: str) -> TTableSchemaColumns:
@@ -86,7 +86,7 @@ TABLES: dict[str, TTableSchemaColumns] = {
         required="created_after created_before reconciled_at",
     ),
     "rejected_attempts": _columns(
-        text="reason", timestamp="read_at", json="attempt", required="reason read_at"
+        text="reason", timestamp="read_at", json="attempt", required="reason read_at attempt"
     ),
 }
 
@@ -96,16 +96,18 @@ class SliceRead:
     """A slice paged to the end of its chain: `attempts` are all its rows, as `decode.SCHEMA`."""
 
     account_sid: str
+    filters_hash: str
     window: Window
-    read_at: datetime  # of the first request
+    read_at: datetime  # of the first request, or shortly before it
     attempts: pa.Table
+    rejected: pa.Table
     pages: int
 
     def record(self) -> dict[str, object]:
         """Its row in `windows_read`."""
         return {
             "account_sid": self.account_sid,
-            "filters_hash": filters_hash(NO_FILTERS),
+            "filters_hash": self.filters_hash,
             "created_after": self.window.after,
             "created_before": self.window.before,
             "read_at": self.read_at,
@@ -114,12 +116,27 @@ class SliceRead:
         }
 
 
-def filters_hash(filters: Mapping[str, str]) -> str:
-    """Names a set of filters without telling them: one of them may be a phone number."""
-    return hashlib.sha256(json.dumps(filters, sort_keys=True).encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class Package:
+    """What is loaded together: rows, and the record of the windows of which they are all."""
+
+    attempts: pa.Table
+    rejected: pa.Table
+    windows_read: Sequence[dict[str, object]] = ()
+
+    @classmethod
+    def of(cls, reads: Sequence[SliceRead]) -> Package:
+        # A table a package, not a page: what dlt does for each costs more than a page's rows.
+        return cls(
+            pa.concat_tables([read.attempts for read in reads]),
+            pa.concat_tables([read.rejected for read in reads]),
+            [read.record() for read in reads],
+        )
 
 
-def fetch(client: Client, pieces: Iterable[Window]) -> Iterator[SliceRead]:
+def fetch(
+    client: Client, pieces: Iterable[Window], filters: Filters = NO_FILTERS
+) -> Iterator[SliceRead]:
     """Pages the slices and yields them in order, reading ahead of whoever takes them.
 
     READERS slices are read while an earlier one is loaded; no more than that are in memory.
@@ -128,23 +145,29 @@ def fetch(client: Client, pieces: Iterable[Window]) -> Iterator[SliceRead]:
     readers = ThreadPoolExecutor(READERS)
     try:
         for piece in pieces:
-            ahead.append(readers.submit(_read_slice, client, piece))
+            ahead.append(readers.submit(_read_slice, client, piece, filters))
             if len(ahead) > READERS:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
-    finally:  # not waiting for readers: one may be in the middle of a minute's retry
+    finally:  # not waiting for readers: one may be waiting for an answer; the client ends the rest
         readers.shutdown(wait=False, cancel_futures=True)
 
 
-def _read_slice(client: Client, piece: Window) -> SliceRead:
+def _read_slice(client: Client, piece: Window, filters: Filters) -> SliceRead:
     """Asks a second wider on each side: whether the API includes its bounds is not documented."""
-    read_at, tables = client.clock(), []
-    for table in client.pages(piece.after - SECOND, piece.before + SECOND):
-        _check_account(table, client.account_sid)
-        tables.append(within(table, piece.after, piece.before))
-    attempts = pa.concat_tables(tables)
-    return SliceRead(client.account_sid, piece, read_at, attempts, len(tables))
+    read_at = client.clock()
+    pages = client.read(piece.after - SECOND, piece.before + SECOND, filters)
+    attempts = [within(page.attempts, piece.after, piece.before) for page in pages]
+    return SliceRead(
+        client.account_sid,
+        filters.hash,
+        piece,
+        read_at,
+        pa.concat_tables(attempts),
+        pa.concat_tables([page.rejected for page in pages]),
+        len(pages),
+    )
 
 
 def packages(reads: Iterable[SliceRead]) -> Iterator[list[SliceRead]]:
@@ -157,15 +180,6 @@ def packages(reads: Iterable[SliceRead]) -> Iterator[list[SliceRead]]:
             group = []
     if group:
         yield group
-
-
-def _check_account(table: pa.Table, account_sid: str) -> None:
-    others = set(table["account_sid"].unique().to_pylist()) - {account_sid, None}
-    if others:
-        raise Misuse(
-            f"these credentials read account {others.pop()}, but TWILIO_ACCOUNT_SID says "
-            f"{account_sid}; a warehouse belongs to one account"
-        )
 
 
 def windows_read_sql(account_sid: str, filters_hash: str, since: datetime, schema: str = "") -> str:
@@ -193,45 +207,54 @@ def as_windows_read(rows: Iterable[Sequence[Any]]) -> list[WindowRead]:
 _MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
 
 
-def _resources(groups: Iterable[Sequence[SliceRead]], materialize: bool) -> list[DltResource]:
+def _resources(groups: Iterable[Package], materialize: bool) -> list[DltResource]:
     """`groups` is gone through once; its rows and its records come out side by side."""
 
-    @dlt.resource(name="reads", selected=False)
-    def groups_read() -> Iterator[Sequence[SliceRead]]:
+    @dlt.resource(name="packages", selected=False)
+    def all_packages() -> Iterator[Package]:
         yield from groups
 
-    # A table a group, not a page: what dlt does for each table costs more than a page's rows.
     @dlt.transformer(
-        data_from=groups_read,
+        data_from=all_packages,
         columns=_attempts_columns(),
         write_disposition=_MERGE,
         file_format="parquet",
     )
-    def attempts(group: Sequence[SliceRead]) -> Iterator[pa.Table]:
-        yield pa.concat_tables([read.attempts for read in group])
+    def attempts(package: Package) -> Iterator[pa.Table]:
+        yield package.attempts
 
-    @dlt.transformer(data_from=groups_read, columns=TABLES["windows_read"], file_format="parquet")
-    def windows_read(group: Sequence[SliceRead]) -> Iterator[dict[str, object]]:
-        yield from (read.record() for read in group)
+    @dlt.transformer(data_from=all_packages, columns=TABLES["windows_read"], file_format="parquet")
+    def windows_read(package: Package) -> Iterator[dict[str, object]]:
+        yield from package.windows_read
+
+    @dlt.transformer(
+        data_from=all_packages,
+        columns=TABLES["rejected_attempts"],
+        primary_key="attempt",  # listed again at every revisit, but kept once
+        write_disposition=_MERGE,
+        file_format="parquet",
+    )
+    def rejected_attempts(package: Package) -> Iterator[Any]:
+        if package.rejected.num_rows:
+            yield package.rejected
+        elif materialize:
+            yield dlt.mark.materialize_table_schema()
 
     def empty() -> Iterator[Any]:
         yield dlt.mark.materialize_table_schema()
 
     others = [
-        dlt.resource(empty, name=name, columns=columns, file_format="parquet")
-        for name, columns in TABLES.items()
-        if name != "windows_read" and materialize
+        dlt.resource(empty, name=name, columns=TABLES[name], file_format="parquet")
+        for name in ("sync_runs", "reconciliations")
+        if materialize
     ]
-    return [groups_read, attempts, windows_read, *others]
+    return [all_packages, attempts, windows_read, rejected_attempts, *others]
 
 
 @dlt.source(name="twilio_verify", section="twilio_verify", max_table_nesting=0)
-def loaded(reads: Sequence[SliceRead], materialize: bool = True) -> list[DltResource]:
-    """Slices that are complete, as one load package: their attempts and their `windows_read`.
-
-    `materialize` creates the tables that later commands fill.
-    """
-    return _resources([reads], materialize)
+def loaded(package: Package, materialize: bool = True) -> list[DltResource]:
+    """One load package. `materialize` creates the tables that later commands fill."""
+    return _resources([package], materialize)
 
 
 @dlt.source(name="twilio_verify", section="twilio_verify", max_table_nesting=0)
@@ -242,7 +265,13 @@ def twilio_verify(
     api_secret: TSecretStrValue | None = None,
     base_url: str = DEFAULT_BASE_URL,
     page_size: int = MAX_PAGE_SIZE,
-    timeout: float = 20.0,
+    requests_per_minute: int = REQUESTS_PER_MINUTE,
+    timeout: float = TIMEOUT,
+    verify_service_sid: str | None = None,
+    country: str | None = None,
+    channel: str | None = None,
+    to: str | None = None,
+    verification_sid: str | None = None,
     created_after: datetime | None = None,
     created_before: datetime | None = None,
     now: datetime | None = None,
@@ -251,19 +280,26 @@ def twilio_verify(
 
     Without `created_after` and `created_before` (aware) it reads what is due: all of retention
     on the first run, then new attempts and, by the destination's own `windows_read`, those that
-    have reached an age at which they are read again. `now` defaults to the clock.
-    Raises Misuse for credentials that make no pair or a window that is none, ApiError for
-    errors of the API.
+    have reached an age at which they are read again. `now` defaults to the clock. Progress is
+    kept per set of filters; those given here never change for an attempt.
+    Raises Misuse for credentials that make no pair, a window or a filter that is none, Failure
+    when Twilio cannot be read.
     """
     credentials = Credentials.of(account_sid, auth_token, api_key, api_secret)
     now = now or datetime.now(timezone.utc)
-    client = Client(credentials, base_url, page_size, timeout, now)
-
+    values = (verify_service_sid, country, channel, to, verification_sid)
+    filters = Filters.of(dict(zip(LASTING, values, strict=True)))
     named = _named_window(created_after, created_before, now)
 
-    def groups() -> Iterator[list[SliceRead]]:
-        due = [named] if named else plan(_read_before(account_sid, now), DEFAULT_SCHEDULE, now)
-        yield from packages(fetch(client, slices(due)))
+    def groups() -> Iterator[Package]:
+        due = (
+            [named]
+            if named
+            else plan(_read_before(account_sid, filters, now), DEFAULT_SCHEDULE, now)
+        )
+        pacer = Pacer(requests_per_minute)
+        with Client(credentials, base_url, page_size, timeout, now, pacer) as client:
+            yield from map(Package.of, packages(fetch(client, slices(due), filters)))
 
     return _resources(groups(), materialize=True)
 
@@ -282,9 +318,9 @@ def _named_window(after: datetime | None, before: datetime | None, now: datetime
     return window
 
 
-def _read_before(account_sid: str, now: datetime) -> list[WindowRead]:
+def _read_before(account_sid: str, filters: Filters, now: datetime) -> list[WindowRead]:
     """`windows_read` of the destination of the pipeline that runs; none before its first run."""
-    sql = windows_read_sql(account_sid, filters_hash(NO_FILTERS), now - RETENTION)
+    sql = windows_read_sql(account_sid, filters.hash, now - RETENTION)
     with dlt.current.pipeline().sql_client() as connection:
         try:
             return as_windows_read(connection.execute_sql(sql) or ())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from math import ceil
@@ -11,8 +13,11 @@ from math import ceil
 import pyarrow as pa
 
 from pipelines.client import Client
+from pipelines.errors import Failure
+from pipelines.pacing import Pacer
 from pipelines.settings import Settings, require_credentials
-from pipelines.source import SliceRead, fetch, packages
+from pipelines.source import Package, SliceRead, fetch, packages
+from pipelines.transport import ApiError, Counts
 from pipelines.warehouse import Warehouse
 from pipelines.windows import Window, plan, slices
 
@@ -21,10 +26,12 @@ log = logging.getLogger("verify_sync")
 
 @dataclass
 class Outcome:
-    """What a run did. `pages` are the list requests that were answered."""
+    """What a run did. `pages` are those of the slices; `counts` has every request."""
 
+    counts: Counts
     slices: int = 0
     attempts: int = 0
+    rejected: int = 0
     pages: int = 0
     packages: int = 0
     seconds: float = 0.0
@@ -32,16 +39,17 @@ class Outcome:
     def add(self, reads: list[SliceRead]) -> None:
         self.slices += len(reads)
         self.attempts += sum(read.attempts.num_rows for read in reads)
+        self.rejected += sum(read.rejected.num_rows for read in reads)
         self.pages += sum(read.pages for read in reads)
         self.packages += 1
 
 
 @dataclass(frozen=True)
 class Due:
-    """A slice that is due, and what reading it costs by Twilio's own count."""
+    """A slice that is due, and what reading it costs by Twilio's own count, if it has one."""
 
     window: Window
-    attempts: int
+    attempts: int | None
     requests: int
 
 
@@ -49,33 +57,63 @@ def sync(settings: Settings, now: datetime) -> Outcome:
     """Reads what is due at `now` (aware) and publishes it. Raises Failure or Misuse."""
     started = time.monotonic()
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what pages no longer need
-    credentials = require_credentials(settings)
-    warehouse, outcome = Warehouse(settings), Outcome()
-    client = connect(settings, now)
-    with warehouse.opened():
-        warehouse.finish_pending()
-        warehouse.check_account(credentials.account_sid)
-        for reads in packages(fetch(client, due_slices(warehouse, settings, now))):
-            warehouse.load(reads)
+    with updated(settings) as warehouse, connect(settings, now) as client:
+        outcome = Outcome(client.counts)
+        pieces = due_slices(warehouse, settings, now)
+        for reads in packages(fetch(client, pieces, settings.filters)):
+            warehouse.load(Package.of(reads))
             outcome.add(reads)
             newest = f"{reads[-1].window.before:%F %T} UTC"
             log.info("loaded %s attempts so far, created up to %s", f"{outcome.attempts:,}", newest)
             del reads  # or a package's rows stay in memory while the next ones are read
-        warehouse.apply_views()
-        warehouse.publish()
     outcome.seconds = time.monotonic() - started
     return outcome
 
 
+def fetch_attempts(settings: Settings, sids: Sequence[str], now: datetime) -> None:
+    """Merges single attempts by their SIDs. Raises Failure for those the API does not have."""
+    missing = []
+    with updated(settings) as warehouse, connect(settings, now) as client:
+        for sid in sids:
+            try:
+                page = client.fetch(sid)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                missing.append(sid)
+                continue
+            warehouse.load(Package(page.attempts, page.rejected))
+    if missing:
+        raise Failure(
+            f"Twilio has no attempt {', '.join(missing)}: unknown, or older than 30 days; what the "
+            "warehouse has of it is as before"
+        )
+
+
+@contextmanager
+def updated(settings: Settings) -> Iterator[Warehouse]:
+    """A warehouse to load into, rid of what an earlier run left; published afterwards."""
+    credentials, warehouse = require_credentials(settings), Warehouse(settings)
+    with warehouse.opened():
+        warehouse.finish_pending()
+        warehouse.check_account(credentials.account_sid)
+        yield warehouse
+        warehouse.apply_views()
+        warehouse.publish()
+
+
 def due(settings: Settings, now: datetime) -> list[Due]:
-    """What a sync at `now` would read. Asks the Summary once a slice; writes nothing."""
-    credentials = require_credentials(settings)
-    warehouse, client = Warehouse(settings), connect(settings, now)
+    """What a sync at `now` would read. Asks the Summary once a slice; stores no attempt."""
+    credentials, warehouse = require_credentials(settings), Warehouse(settings)
     warehouse.check_account(credentials.account_sid)
     found = []
-    for piece in due_slices(warehouse, settings, now):
-        attempts = client.summary(piece.after, piece.before).attempts
-        found.append(Due(piece, attempts, max(1, ceil(attempts / settings.page_size))))
+    with connect(settings, now) as client:
+        for piece in due_slices(warehouse, settings, now):
+            attempts = None
+            if settings.filters.are_summarised:
+                attempts = client.summary(piece.after, piece.before, settings.filters).attempts
+            requests = max(1, ceil((attempts or 0) / settings.page_size))
+            found.append(Due(piece, attempts, requests))
     return found
 
 
@@ -85,12 +123,15 @@ def limit_seconds(requests: int, per_minute: int) -> int:
 
 
 def connect(settings: Settings, now: datetime) -> Client:
+    """A client that knows which requests were sent lately, by this run or an earlier one."""
     return Client(
         require_credentials(settings),
         settings.base_url,
         settings.page_size,
         settings.timeout,
         now,
+        Pacer(settings.requests_per_minute, settings.directory / "requests.sqlite"),
+        settings.give_up_after.total_seconds(),
     )
 
 

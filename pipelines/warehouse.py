@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -20,11 +20,9 @@ from filelock import FileLock, Timeout
 from pipelines.errors import Failure, Misuse
 from pipelines.settings import Settings
 from pipelines.source import (
-    NO_FILTERS,
     TABLES,
-    SliceRead,
+    Package,
     as_windows_read,
-    filters_hash,
     loaded,
     windows_read_sql,
 )
@@ -113,11 +111,11 @@ class Warehouse:
             self.pipeline.abort_packages()
         _forget_loaded(Path(self.pipeline.working_dir))
 
-    def load(self, reads: Sequence[SliceRead]) -> None:
-        """Loads complete slices as one package: attempts and their `windows_read` together."""
+    def load(self, package: Package) -> None:
+        """Loads rows and the record of their windows together, or neither."""
         complete = self._tables() >= {"attempts", *TABLES}
         try:
-            self.pipeline.run(loaded(reads, materialize=not complete))
+            self.pipeline.run(loaded(package, materialize=not complete))
         except PipelineStepFailed as error:
             raise Failure(f"loading failed: {_why(error)}") from error
         _forget_loaded(Path(self.pipeline.working_dir))
@@ -129,8 +127,11 @@ class Warehouse:
 
     def check_account(self, account_sid: str) -> None:
         """Refuses credentials of another account than the warehouse's."""
-        rows = self._rows(f"select distinct account_sid from {SCHEMA}.windows_read")
-        others = {row[0] for row in rows} - {account_sid}
+        rows = self._rows(
+            f"select account_sid from {SCHEMA}.windows_read"
+            f" union (select account_sid from {SCHEMA}.attempts limit 1)"  # perhaps only fetched
+        )
+        others = {row[0] for row in rows} - {account_sid, None}
         if others:
             raise Misuse(
                 f"{self.directory} holds account {others.pop()}, the credentials are for "
@@ -139,8 +140,8 @@ class Warehouse:
 
     def windows_read(self, account_sid: str, now: datetime) -> list[WindowRead]:
         """What the planner needs to know: windows that reach into retention."""
-        since = now - RETENTION
-        query = windows_read_sql(account_sid, filters_hash(NO_FILTERS), since, f"{SCHEMA}.")
+        filters_hash, since = self.settings.filters.hash, now - RETENTION
+        query = windows_read_sql(account_sid, filters_hash, since, f"{SCHEMA}.")
         return as_windows_read(self._rows(query))
 
     def apply_views(self) -> None:

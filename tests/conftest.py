@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from pipelines.__main__ import main
 from pipelines.credentials import Credentials
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
-from pipelines.sandbox.switches import Limits, Switches
+from pipelines.sandbox.switches import Faults, Limits, Switches
 from pipelines.settings import Settings
 from pipelines.sync import Outcome, sync
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=timezone.utc)
 UNLIMITED = Limits(requests=0)
+PACELESS = 100_000  # requests a minute
 OURS = ("TWILIO_", "SOURCES__", "WAREHOUSE__")
 
 Row = dict[str, Any]
@@ -97,7 +98,7 @@ def as_columns(attempt: Row) -> Row:
 
 @pytest.fixture
 def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
-    """A function that starts a sandbox: make_world(attempts=…, days=…, limits=…, <switches>)."""
+    """Starts a sandbox: make_world(attempts=…, days=…, limits=…, <switches>, <faults>)."""
     with ExitStack() as stack:
 
         def make(
@@ -110,12 +111,16 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
         ) -> World:
             since = int((now - timedelta(days=days)).timestamp())
             account = Account(seed=seed, attempts=attempts, days=days, since=since)
-            sandbox = Sandbox(account, switches=Switches(**switches), limits=limits)
+            wrong = {f.name: switches.pop(f.name) for f in fields(Faults) if f.name in switches}
+            sandbox = Sandbox(
+                account, switches=Switches(**switches), limits=limits, faults=Faults(**wrong)
+            )
             stack.enter_context(sandbox)
             settings = Settings(
                 directory=tmp_path / "warehouse",
                 credentials=Credentials.of(sandbox.account_sid, sandbox.auth_token),
                 base_url=sandbox.url,
+                requests_per_minute=PACELESS,
             )
             world = World(sandbox, settings, now)
             sandbox.now = lambda: world.now.timestamp()
@@ -136,6 +141,7 @@ def configured(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setenv("TWILIO_ACCOUNT_SID", world.sandbox.account_sid)
     monkeypatch.setenv("TWILIO_AUTH_TOKEN", world.sandbox.auth_token)
     monkeypatch.setenv("WAREHOUSE__DIR", str(world.settings.directory))
+    monkeypatch.setenv("SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE", str(PACELESS))
     return world
 
 

@@ -15,23 +15,23 @@ from twilio.base.exceptions import TwilioRestException
 from twilio.rest import Client as Official
 
 from pipelines.client import (
-    ApiError,
     Client,
-    Clock,
     Filters,
-    RefusedCredentials,
     format_instant,
 )
+from pipelines.clock import Clock
 from pipelines.credentials import Credentials
 from pipelines.errors import Failure, Misuse
-from tests.conftest import NOW, World, as_columns
+from pipelines.pacing import Pacer
+from pipelines.transport import ApiError, RefusedCredentials
+from tests.conftest import NOW, PACELESS, World, as_columns
 
 AFTER, BEFORE = NOW - timedelta(days=9), NOW - timedelta(days=2)
 
 
 def ours(world: World, **options: Any) -> Client:
     credentials = Credentials.of(world.sandbox.account_sid, world.sandbox.auth_token)
-    return Client(credentials, world.sandbox.url, **options)
+    return Client(credentials, world.sandbox.url, now=world.now, pacer=Pacer(PACELESS), **options)
 
 
 def official(world: World) -> Any:
@@ -73,8 +73,8 @@ def test_lists_what_the_official_client_lists(world: World, name: str) -> None:
     theirs = {"channel_data_to" if k == "to" else k: v for k, v in filters.items()}
     window = {"date_created_after": AFTER, "date_created_before": BEFORE}
     expected = official(world).verification_attempts.list(**theirs, **window, page_size=50)
-    pages = ours(world, page_size=50).pages(AFTER, BEFORE, Filters(**filters))
-    found = [row for page in pages for row in page.drop_columns("read_at").to_pylist()]
+    pages = ours(world, page_size=50).read(AFTER, BEFORE, Filters(**filters))
+    found = [row for page in pages for row in page.attempts.drop_columns("read_at").to_pylist()]
     assert found == [as_columns(as_attempt(record)) for record in expected]
     assert found or name == "no match"
 
@@ -108,7 +108,7 @@ def test_fetches_what_the_official_client_fetches(world: World) -> None:
     sid = some(world, channel="sms")["sid"]
     expected = official(world).verification_attempts(sid).fetch()
     found = ours(world).fetch(sid)
-    assert (found["sid"], found["channel_data"]) == (expected.sid, expected.channel_data)
+    assert found.attempts.drop_columns("read_at").to_pylist() == [as_columns(as_attempt(expected))]
 
 
 def test_an_unknown_attempt_is_the_same_error_to_both(world: World) -> None:
@@ -123,13 +123,13 @@ def test_an_unknown_attempt_is_the_same_error_to_both(world: World) -> None:
 def test_an_api_key_reads_like_the_token(world: World) -> None:
     sandbox = world.sandbox
     key = Credentials.of(sandbox.account_sid, None, sandbox.api_key, sandbox.api_secret)
-    assert Client(key, sandbox.url).summary() == ours(world).summary()
+    assert Client(key, sandbox.url, now=NOW).summary() == ours(world).summary()
 
 
 def test_refused_credentials_name_the_variables_and_not_their_values(world: World) -> None:
     wrong = Credentials.of(world.sandbox.account_sid, "wrong-token")
     with pytest.raises(RefusedCredentials, match="TWILIO_AUTH_TOKEN") as caught:
-        Client(wrong, world.sandbox.url).summary()
+        Client(wrong, world.sandbox.url, now=NOW).summary()
     assert caught.value.exit_code == 2
     assert "wrong-token" not in str(caught.value)
 
@@ -142,14 +142,14 @@ def test_dates_go_out_as_the_same_instant_in_utc() -> None:
 
 
 def test_a_fraction_of_a_second_widens_the_window(world: World) -> None:
-    list(ours(world).pages(AFTER + timedelta(seconds=0.4), BEFORE + timedelta(seconds=0.4)))
+    ours(world).read(AFTER + timedelta(seconds=0.4), BEFORE + timedelta(seconds=0.4))
     sent = world.sandbox.log[-1].parameters
     assert sent["DateCreatedAfter"] == format_instant(AFTER)
     assert sent["DateCreatedBefore"] == format_instant(BEFORE + timedelta(seconds=1))
 
 
 def test_a_plus_sign_survives_the_url(world: World) -> None:
-    list(ours(world).pages(filters=Filters(to="+573001234567")))
+    ours(world).read(filters=Filters(to="+573001234567"))
     assert world.sandbox.log[-1].parameters["ChannelData.To"] == "+573001234567"
 
 
@@ -201,13 +201,13 @@ def test_credentials_do_not_follow_a_page_to_another_origin(elsewhere: Any) -> N
     with serving(elsewhere) as (url, asked):
         client = Client(Credentials.of("AC" + "0" * 32, "token"), url)
         with pytest.raises(Failure, match="leads away"):
-            list(client.pages())
+            client.read()
         assert len(asked) == 1
 
 
 def test_a_page_of_the_same_origin_is_followed() -> None:
     with serving(lambda here: here + "/v2/Attempts?Page=1&PageToken=PTx") as (url, asked):
-        pages = list(Client(Credentials.of("AC" + "0" * 32, "token"), url).pages())
+        pages = Client(Credentials.of("AC" + "0" * 32, "token"), url).read()
         assert (len(pages), asked[1]) == (2, "/v2/Attempts?Page=1&PageToken=PTx")
 
 

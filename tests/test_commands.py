@@ -184,7 +184,7 @@ def test_dry_run_says_what_is_due(configured: World, capfd: Capture) -> None:
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 32
     assert "30 slices, 30 requests; the rate limit allows them in 0 min" in lines[-1]
-    assert not configured.settings.directory.exists()
+    assert not configured.settings.published.exists()
     main(["sync"], now=NOW)
     capfd.readouterr()
     assert main(["sync", "--dry-run"], now=NOW) == 0

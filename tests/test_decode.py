@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.decode import NESTED, SCHEMA, TOP, _usual_page, decode, read_page, within
-from pipelines.errors import Failure
+from pipelines.errors import Unreadable
 from tests.conftest import NOW, World, as_columns
 
 READ_AT = datetime(2026, 1, 2, tzinfo=timezone.utc)
@@ -34,10 +34,10 @@ ATTEMPT: dict[str, Any] = {
 def page(attempts: list[Any]) -> pa.Table:
     """Through both ways a page can take, which must agree."""
     body = {"attempts": attempts, "meta": {"page": 0, "next_page_url": "https://next"}}
-    table, next_page_url = read_page(json.dumps(body).encode(), READ_AT)
-    assert next_page_url == "https://next"
-    assert table.to_pylist() == decode(attempts, READ_AT).to_pylist()
-    return table
+    found = read_page(json.dumps(body).encode(), READ_AT)
+    assert found.next_page_url == "https://next"
+    assert found.attempts.to_pylist() == decode(attempts, READ_AT).attempts.to_pylist()
+    return found.attempts
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -102,10 +102,50 @@ def test_dates_are_instants(text: str) -> None:
     assert row(date_created=text)["date_created"] == expected
 
 
-@pytest.mark.parametrize("bad", [{"sid": None}, {"sid": ""}, {"sid": 5}, {"date_created": "soon"}])
-def test_an_attempt_without_identity_stops_the_run(bad: dict[str, Any]) -> None:
-    with pytest.raises(Failure, match=next(iter(bad))):
-        row(**bad)
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({**ATTEMPT, "sid": None}, "no usable sid"),
+        ({**ATTEMPT, "sid": ""}, "no usable sid"),
+        ({**ATTEMPT, "sid": 5}, "no usable sid"),
+        ({**ATTEMPT, "date_created": "soon"}, "no usable date_created"),
+        ({**ATTEMPT, "date_created": None}, "no usable date_created"),
+        ({**ATTEMPT, "date_created": 1767225600}, "no usable date_created"),
+        ({}, "no usable sid"),
+        (7, "not an object"),
+        (None, "not an object"),
+    ],
+)
+def test_what_cannot_be_an_attempt_is_rejected_and_the_rest_is_not(bad: Any, reason: str) -> None:
+    others = [{**ATTEMPT, "sid": "VL2"}, {**ATTEMPT, "sid": "VL3"}]
+    body = {"attempts": [others[0], bad, others[1]], "meta": {"next_page_url": None}}
+    found = read_page(json.dumps(body).encode(), READ_AT)
+    assert found.attempts["sid"].to_pylist() == ["VL2", "VL3"]
+    (rejected,) = found.rejected.to_pylist()
+    assert (rejected["reason"], rejected["read_at"]) == (reason, READ_AT)
+    assert json.loads(rejected["attempt"]) == bad
+
+
+def test_a_double_without_a_date_does_not_replace_the_one_that_has_it() -> None:
+    found = decode([ATTEMPT, {**ATTEMPT, "date_created": None}], READ_AT)
+    assert found.attempts["sid"].to_pylist() == ["VL1"]
+    assert found.rejected["reason"].to_pylist() == ["no usable date_created"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (r'"Tigo \ud83d"', "Tigo \ufffd"),
+        (r'"\ud83d\ude00"', "\U0001f600"),
+        ("1e999", "inf"),
+        ("123456789012345678901234567890", "123456789012345678901234567890"),
+    ],
+)
+def test_json_that_other_software_would_refuse_is_read(text: str, kept: str) -> None:
+    whole = json.dumps({"attempts": [ATTEMPT], "meta": {"next_page_url": None}})
+    content = whole.replace('"mnc": "05"', f'"mnc": {text}, "x": 1e999').encode()
+    (found,) = read_page(content, READ_AT).attempts.to_pylist()
+    assert found["channel_data__mnc"] == kept
 
 
 def test_of_doubles_in_a_page_the_last_stays() -> None:
@@ -114,7 +154,7 @@ def test_of_doubles_in_a_page_the_last_stays() -> None:
 
 
 def test_a_window_is_open_below_and_closed_above(world: World) -> None:
-    table = decode(world.sandbox.truth(), READ_AT)
+    table = decode(world.sandbox.truth(), READ_AT).attempts
     created = sorted(set(table["date_created"].to_pylist()))
     lower, upper = created[3], created[-3]
     found = within(table, lower, upper)["date_created"].to_pylist()
@@ -143,7 +183,7 @@ def test_the_usual_page_does_not_go_through_python_objects(world: World) -> None
      b'{"attempts":[],"meta":{"next_page'],
 )  # fmt: skip
 def test_what_is_no_page_is_a_failure(content: bytes) -> None:
-    with pytest.raises(Failure, match="not a page"):
+    with pytest.raises(Unreadable, match="not a page"):
         read_page(content, READ_AT)
 
 

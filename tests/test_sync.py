@@ -15,11 +15,10 @@ import duckdb
 import pytest
 
 from pipelines import source
-from pipelines.client import Client
 from pipelines.credentials import Credentials
 from pipelines.errors import Misuse
-from pipelines.source import TABLES, loaded, twilio_verify
-from pipelines.sync import due, due_slices
+from pipelines.source import TABLES, Package, loaded, twilio_verify
+from pipelines.sync import connect, due, due_slices
 from pipelines.warehouse import Warehouse
 from tests.conftest import NOW, World
 
@@ -105,14 +104,14 @@ def test_attempts_that_appear_late_are_found_by_the_first_revisit(make_world: Ma
 def test_of_doubles_in_one_load_the_last_read_stays(world: World) -> None:
     """Two reads of the same window in one package, the later one first: the later one counts."""
     windows = due_slices(Warehouse(world.settings), world.settings, world.now)[-3:]
-    client = Client(_credentials(world), world.settings.base_url, now=world.now)
+    client = connect(world.settings, world.now)
     early = list(source.fetch(client, windows))
     world.move(hours=3)
-    late_client = Client(_credentials(world), world.settings.base_url, now=world.now)
+    late_client = connect(world.settings, world.now)
     late = list(source.fetch(late_client, windows))
     warehouse = Warehouse(world.settings)
     with warehouse.opened():
-        warehouse.load([*late, *early])
+        warehouse.load(Package.of([*late, *early]))
         warehouse.apply_views()
         warehouse.publish()
     stored, truth = world.stored(), world.truth()
@@ -149,7 +148,7 @@ def test_packages_are_loaded_oldest_first_and_small(
 def test_a_pending_package_is_finished_first(world: World) -> None:
     warehouse, package = Warehouse(world.settings), _package(world)
     with warehouse.opened():
-        warehouse.pipeline.extract(loaded(package))
+        warehouse.pipeline.extract(loaded(Package.of(package)))
         warehouse.pipeline.normalize()
     outcome = world.sync()
     assert outcome.slices == 30 - len(package)  # what it held is not read again
@@ -161,7 +160,7 @@ def test_a_package_that_cannot_be_loaded_is_given_up_and_read_again(
 ) -> None:
     warehouse, package = Warehouse(world.settings), _package(world)
     with warehouse.opened():
-        warehouse.pipeline.extract(loaded(package))
+        warehouse.pipeline.extract(loaded(Package.of(package)))
         warehouse.pipeline.normalize()
     (file,) = world.settings.directory.glob("dlt/**/new_jobs/attempts.*.parquet")
     file.write_bytes(b"not parquet")
@@ -184,7 +183,7 @@ def test_windows_of_an_incomplete_package_do_not_count(world: World) -> None:
 def test_a_dry_run_tells_the_cost_and_changes_nothing(make_world: MakeWorld) -> None:
     world = make_world(attempts=40_000)
     found = due(world.settings, world.now)
-    assert not world.settings.directory.exists()
+    assert [file.name for file in world.settings.directory.iterdir()] == ["requests.sqlite"]
     before = len(world.sandbox.log)
     outcome = world.sync()
     requests = sum(piece.requests for piece in found)
@@ -250,7 +249,7 @@ def test_a_pending_package_of_another_account_is_not_mixed_in(world: World) -> N
     """Its account is known only once it is loaded: the check comes after."""
     warehouse, package = Warehouse(world.settings), _package(world)
     with warehouse.opened():
-        warehouse.pipeline.extract(loaded(package))
+        warehouse.pipeline.extract(loaded(Package.of(package)))
     world.settings = replace(world.settings, credentials=Credentials.of("AC" + "b" * 32, "token"))
     with pytest.raises(Misuse, match="own folder"):
         world.sync()
@@ -279,11 +278,7 @@ def test_windows_read_come_back_in_utc() -> None:
     assert found.window.after.tzinfo is timezone.utc
 
 
-def _credentials(world: World) -> Credentials:
-    return Credentials.of(world.sandbox.account_sid, world.sandbox.auth_token)
-
-
 def _package(world: World) -> list[source.SliceRead]:
     windows = due_slices(Warehouse(world.settings), world.settings, world.now)[:10]
-    client = Client(_credentials(world), world.settings.base_url, now=world.now)
+    client = connect(world.settings, world.now)
     return list(source.fetch(client, windows))

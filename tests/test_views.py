@@ -48,7 +48,7 @@ def given(database: duckdb.DuckDBPyConnection, *attempts: Row, timezone: str = "
             "channel_data": {**data, **changes.get("data", {})},
         }
         created = datetime.fromisoformat(attempt["date_created"].replace("Z", "+00:00"))
-        page = decode([attempt], created + changes.get("age", READ_LATE))
+        page = decode([attempt], created + changes.get("age", READ_LATE)).attempts
         database.register("page", page)
         database.execute("insert into twilio_verify.attempts select * from page")
     create_views(database, Settings(directory=Path(), timezone=timezone))

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines import warehouse as module
 from pipelines.errors import Failure
-from pipelines.source import fetch
+from pipelines.source import Package, fetch
 from pipelines.sync import connect, due_slices
 from pipelines.warehouse import Warehouse, sql_folder, view_files
 from tests.conftest import World
@@ -198,7 +198,7 @@ def test_a_warehouse_can_be_opened_again(world: World) -> None:
     for _ in range(2):
         with warehouse.opened():
             warehouse.finish_pending()
-            warehouse.load(list(fetch(client, windows)))
+            warehouse.load(Package.of(list(fetch(client, windows))))
     world.sync()
     assert world.stored() == world.truth()
 

@@ -13,7 +13,9 @@ from datetime import datetime, timezone
 from urllib.parse import urlencode
 
 from pipelines.sandbox import world
+from pipelines.sandbox.faults import Failing, mislead
 from pipelines.sandbox.state import Query, View
+from pipelines.sandbox.switches import Faults
 
 LIST, SUMMARY = "/v2/Attempts", "/v2/Attempts/Summary"
 MAX_PAGE_SIZE = 1000
@@ -37,9 +39,11 @@ class Refusal(Exception):
 class Api:
     """Answers requests about the account that `view` shows; `url` is where it is served."""
 
-    def __init__(self, view: View, url: str) -> None:
+    def __init__(self, view: View, url: str, faults: Faults, failing: Failing) -> None:
         self._view = view
         self._url = url
+        self._faults = faults
+        self._failing = failing
 
     def answer(self, path: str, raw: Parameters, now: float) -> str:
         """The body of a 200; raises Refusal for everything else."""
@@ -55,6 +59,7 @@ class Api:
         return found
 
     def _summary(self, raw: Parameters, now: float) -> str:
+        raw = self._known(raw)
         query = replace(_query(raw), prefix=raw.get("DestinationPrefix") or None)
         total, converted = self._view.summary(query, now)
         body = {
@@ -79,7 +84,9 @@ class Api:
         if page and token is None:
             raise Refusal(400, 70002, "Page number without a page token")
         start, backwards = _read_token(token) if token else (None, False)
-        query = _list_query(raw)
+        if token and self._failing.refuses_token():
+            raise Refusal(400, 60200, "Invalid parameter: PageToken")
+        query = _list_query(self._known(raw))
         ascending = switches.oldest_first != backwards
         texts, indexes, more = self._rows(query, now, start, ascending, size)
         if backwards:
@@ -88,7 +95,7 @@ class Api:
         if more and indexes:
             step = 1 if switches.oldest_first else -1
             last = indexes[-1] - step * (switches.doubled and size > 1)
-            following = self._page_url(raw, size, page + 1, _write_token(last, False))
+            following = self._following(raw, size, page, _write_token(last, False))
         if page > 0 and indexes:
             previous = self._page_url(raw, size, page - 1, _write_token(indexes[0], True))
         meta = {
@@ -101,6 +108,19 @@ class Api:
             "next_page_url": following,
         }
         return f'{{"attempts":[{",".join(texts)}],"meta":{json.dumps(meta)}}}'
+
+    def _following(self, raw: Parameters, size: int, page: int, token: str) -> str:
+        """The next page's URL, or where it leads by mistake."""
+        wrong = self._faults.next_page
+        if wrong == "circle" and page > 0:
+            return self._page_url(raw, size, page + 1, raw["PageToken"])
+        if wrong == "itself" and page == 0:
+            return self._page_url(raw, size, 0, None)
+        url = self._page_url(raw, size, page + 1, token)
+        return mislead(wrong, url) if page == 0 else url
+
+    def _known(self, raw: Parameters) -> Parameters:
+        return {name: value for name, value in raw.items() if name != self._faults.ignored}
 
     def _rows(
         self, query: Query, now: float, start: int | None, ascending: bool, size: int
@@ -123,6 +143,8 @@ class Api:
             if self._view.switches.clamp_page_size:
                 return MAX_PAGE_SIZE
             raise Refusal(400, 20007, "Page size too large")
+        if 0 < self._faults.heavy_page < size:
+            raise Refusal(500, 20500, "An internal server error has occurred")
         if size < 1:
             raise Refusal(400, 60200, "Invalid parameter: PageSize")
         return size

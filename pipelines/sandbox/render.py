@@ -9,6 +9,7 @@ import numpy as np
 
 from pipelines.sandbox import world
 from pipelines.sandbox.account import Account, Block, mix
+from pipelines.sandbox.faults import odd
 from pipelines.sandbox.sends import EMAIL, ERRORS, NEVER, QUEUED, SENT, STATUSES, Bools, Ints
 from pipelines.sandbox.switches import Switches
 
@@ -42,10 +43,16 @@ class Sids:
 
 
 class Renderer:
-    """Writes the JSON of `account`'s attempts; `switches` choose among the ways it may look."""
+    """Writes the JSON of `account`'s attempts; `switches` choose among the ways it may look.
 
-    def __init__(self, account: Account, switches: Switches, account_sid: str, url: str) -> None:
+    Of odd `rows` (see `Faults`) are every third.
+    """
+
+    def __init__(
+        self, account: Account, switches: Switches, account_sid: str, url: str, rows: str = "right"
+    ) -> None:
         self.switches = switches
+        self._rows = rows
         self.sids = Sids(account.seed)
         self.services = [f"VA{sid}" for sid in self.sids.texts(np.arange(world.SERVICES), SERVICE)]
         self._url = url
@@ -66,6 +73,13 @@ class Renderer:
 
     def render(self, block: Block, places: Ints, now: float) -> list[str]:
         """The attempts at `places` of `block` as JSON texts."""
+        texts = self._usual(block, places, now)
+        if self._rows == "right":
+            return texts
+        numbers = block.index[places].tolist()
+        return [odd(text, self._rows, n) for text, n in zip(texts, numbers, strict=True)]
+
+    def _usual(self, block: Block, places: Ints, now: float) -> list[str]:
         chosen = Block(**{f.name: getattr(block, f.name)[places] for f in fields(Block)})
         converted = self.is_converted(chosen, now)
         typed = np.where(converted, 0, np.where(now >= chosen.expires, 2, 1))

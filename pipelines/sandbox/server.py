@@ -6,28 +6,36 @@ import base64
 import binascii
 import hmac
 import json
+import socket
+import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.api import LIST, SUMMARY, Api, Refusal
+from pipelines.sandbox.faults import HTML, STATUSES, Failing
 from pipelines.sandbox.render import Renderer
 from pipelines.sandbox.state import View
-from pipelines.sandbox.switches import Limits, Switches
+from pipelines.sandbox.switches import Faults, Limits, Switches
 
 
 class Request(NamedTuple):
-    """A line of the sandbox's log: monotonic seconds at arrival, path, parameters, HTTP status."""
+    """A line of the sandbox's log: monotonic seconds at arrival, path, parameters, HTTP status.
+
+    `fault` is what was made to go wrong with it.
+    """
 
     at: float
     path: str
     parameters: dict[str, str]
     status: int
+    fault: str | None = None
 
 
 class Allowance:
@@ -71,9 +79,13 @@ class Sandbox:
         now: Callable[[], float] = time.time,
         switches: Switches | None = None,
         limits: Limits | None = None,
+        faults: Faults | None = None,
         port: int = 0,
     ) -> None:
         self.now = now
+        self.faults = faults or Faults()
+        self.failing = Failing(self.faults)
+        self.closing = threading.Event()
         self.log: list[Request] = []
         self._limits = limits or Limits()
         self._allowances = {name: Allowance(self._limits) for name in (LIST, SUMMARY)}
@@ -81,9 +93,10 @@ class Sandbox:
         self._server.sandbox = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         switches = switches or Switches()
-        renderer = Renderer(account, switches, self.account_sid, self.url)
+        rows = self.faults.rows
+        renderer = Renderer(account, switches, self.account_sid, self.url, rows)
         self._view = View(account, switches, renderer)
-        self._api = Api(self._view, self.url)
+        self._api = Api(self._view, self.url, self.faults, self.failing)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     def __enter__(self) -> Sandbox:
@@ -91,6 +104,7 @@ class Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -113,14 +127,35 @@ class Sandbox:
         wait = self._allowances[bucket].wait(time.monotonic())
         if wait > 0:
             refusal = Refusal(429, 20429, "Too many requests")
-            refusal.retry_after = int(wait) + 1 if self._limits.retry_after else None
+            refusal.retry_after = int(wait) + 1
             raise refusal
         self._check_credentials(authorization)
         return self._api.answer(path, parameters, self.now())
 
-    def delay(self) -> None:
-        if self._limits.latency:
-            time.sleep(self._limits.latency)
+    def failure(self, kind: str | None) -> None:
+        """Raises the Refusal that a request is to get; takes the time that its answer takes."""
+        if kind == "hang":
+            self.closing.wait(self.faults.hang)
+        elif self._limits.latency:
+            self.closing.wait(self._limits.latency)
+        if kind in STATUSES:
+            refusal = Refusal(int(kind), STATUSES[kind], "Something went wrong")
+            refusal.retry_after = 1 if kind in ("429", "503") else None
+            raise refusal
+
+    def headers(self, retry_after: int | None) -> dict[str, str]:
+        """The date is the account's present, or off by as much as was told."""
+        now = self.now() + self.faults.clock_offset
+        found = {
+            "Date": formatdate(now, usegmt=True),
+            "Content-Type": "application/json",
+            "Twilio-Request-Id": f"RQ{len(self.log):032x}",
+        }
+        if retry_after is not None and self._limits.retry_after == "seconds":
+            found["Retry-After"] = str(retry_after)
+        if retry_after is not None and self._limits.retry_after == "date":
+            found["Retry-After"] = formatdate(now + retry_after, usegmt=True)
+        return found
 
     def _check_credentials(self, authorization: str | None) -> None:
         kind, _, coded = (authorization or "").partition(" ")
@@ -148,28 +183,43 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         sandbox, arrived = self.server.sandbox, time.monotonic()
+        kind = sandbox.failing.draw(arrived)
         parts = urlsplit(self.path)
         parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
         status, retry_after = 200, None
         try:
             authorization = self.headers.get("Authorization")
             body = sandbox.answer(parts.path, parameters, authorization)
+            sandbox.failure(kind)
         except Refusal as refusal:
             status, retry_after, body = refusal.status, refusal.retry_after, refusal.body()
-        sandbox.delay()
-        sandbox.log.append(Request(arrived, parts.path, parameters, status))
-        self._reply(status, body.encode(), retry_after)
+        sandbox.log.append(Request(arrived, parts.path, parameters, status, kind))
+        if kind == "reset":
+            self._reset()
+        else:
+            self._reply(status, body.encode(), retry_after, kind if status == 200 else None)
 
-    def _reply(self, status: int, body: bytes, retry_after: int | None) -> None:
+    def _reply(self, status: int, body: bytes, retry_after: int | None, kind: str | None) -> None:
+        if kind == "html":
+            body = HTML.encode()
+        if kind == "broken_json":
+            body = body[: len(body) // 2]
         self.send_response_only(status)
-        self.send_header("Date", self.date_time_string(int(self.server.sandbox.now())))
-        self.send_header("Content-Type", "application/json")
+        for name, value in self.server.sandbox.headers(retry_after).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Twilio-Request-Id", f"RQ{len(self.server.sandbox.log):032x}")
-        if retry_after is not None:
-            self.send_header("Retry-After", str(retry_after))
         self.end_headers()
+        if kind == "truncated":
+            body = body[: len(body) // 2]
+            self.close_connection = True
         self.wfile.write(body)
+
+    def _reset(self) -> None:
+        """Ends the connection without a word; SO_LINGER of 0 s makes that an RST."""
+        linger = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.connection.close()
+        self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
         """Quiet: requests are in the sandbox's own log."""

@@ -1,4 +1,4 @@
-"""Both answers to every question about the wire that Twilio's documentation leaves open."""
+"""How the sandbox behaves: answers to what the documentation leaves open, limits, faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _switch(default: T, summary: str, *choices: str) -> T:
 
 @dataclass(frozen=True)
 class Switches:
-    """What the API says and how it says it."""
+    """Either answer to each question that Twilio's documentation leaves open."""
 
     inclusive: bool = _switch(True, "DateCreatedAfter/Before include their instant")
     oldest_first: bool = _switch(False, "list the oldest attempts first")
@@ -42,7 +42,39 @@ class Limits:
 
     requests: int = _switch(100, "requests allowed; 0 = no limit")
     seconds: float = _switch(60.0, "… in so many seconds")
-    retry_after: bool = _switch(True, "a 429 has a Retry-After header")
+    retry_after: str = _switch(
+        "seconds", "how a 429 or 503 says when to come again", "seconds", "date", "none"
+    )
     fixed_window: bool = _switch(False, "count by the clock's minute, not the trailing one")
     summary_shares: bool = _switch(True, "Summary and list draw from one allowance")
     latency: float = _switch(0.0, "seconds every answer takes longer")
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What goes wrong: with any request, with chains of pages, with rows."""
+
+    fail: str = _switch(
+        "", "how answers fail, separated by commas: 429, 500, 502, 503, 504, reset (connection "
+        "broken), hang, truncated, html, broken_json; all = any of them",
+    )  # fmt: skip
+    fail_rate: float = _switch(0.3, "share of answers that fail so")
+    fail_seed: int = _switch(1, "which ones")
+    hang: float = _switch(30.0, "seconds before an answer that hangs comes after all")
+    outage: float = _switch(0.0, "all answers are 503 for so many seconds from the first request")
+    heavy_page: int = _switch(0, "pages of more than so many attempts are 500; 0 = none")
+    refused_tokens: int = _switch(0, "so many page tokens are refused as expired")
+    next_page: str = _switch(
+        "right", "where next_page_url leads from a first page",
+        "right", "itself", "circle", "host", "plain_http", "filter",
+    )  # fmt: skip
+    ignored: str = _switch("", "a query parameter that the API does not know, like Country")
+    clock_offset: int = _switch(0, "seconds by which the Date header is ahead")
+    rows: str = _switch(
+        "right", "what every third attempt looks like",
+        "right", "unknown_keys", "missing_keys", "nulls", "numbers", "odd_text", "bare_price",
+        "empty_channel_data", "new_channel", "no_sid", "no_date", "mixed",
+    )  # fmt: skip
+
+
+SWITCHES = (Limits, Switches, Faults)

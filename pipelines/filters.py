@@ -1,0 +1,149 @@
+"""The list endpoint's filters: what may be asked, and whether that is what came back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytz
+
+from pipelines.errors import Failure, Misuse
+
+CHANNELS = ("sms", "call", "email", "whatsapp", "rbm")
+STATUSES = ("converted", "unconverted")
+_COUNTRIES = {*pytz.country_names, "XK"}  # ISO 3166, and Kosovo's code, which networks use
+# Of each filter: its query parameter, and the column that must hold what was asked.
+_PARAMETERS = {
+    "verify_service_sid": ("VerifyServiceSid", "service_sid"),
+    "country": ("Country", "channel_data__country"),
+    "channel": ("Channel", "channel"),
+    "to": ("ChannelData.To", "channel_data__to"),
+    "verification_sid": ("VerificationSid", "verification_sid"),
+    "status": ("Status", None),  # it may change between being selected and being told
+    "destination_prefix": ("DestinationPrefix", None),
+}
+PARAMETERS = frozenset(parameter for parameter, _ in _PARAMETERS.values())
+# What never changes for an attempt: only that can be said to have been read to its end.
+LASTING = ("verify_service_sid", "country", "channel", "to", "verification_sid")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The list endpoint's filters besides the created window; None = not filtered.
+
+    Summary knows only the first three, and `destination_prefix`, which list does not.
+    """
+
+    verify_service_sid: str | None = None
+    country: str | None = None
+    channel: str | None = None
+    to: str | None = None
+    verification_sid: str | None = None
+    status: str | None = None
+    destination_prefix: str | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, str | None], names: Mapping[str, str] | None = None) -> Filters:
+        """Checks and normalises `given`; empty values filter nothing.
+
+        Raises Misuse that calls a filter what `names` does and says what it may be. A
+        destination is not quoted: it would end up in a log.
+        """
+        found = {}
+        for name, text in given.items():
+            if not text:
+                continue
+            try:
+                found[name] = _CHECKS[name](text.strip())
+            except ValueError as error:
+                raise Misuse(f"{(names or {}).get(name, name)}: {error}") from None
+        return cls(**found)
+
+    def parameters(self) -> dict[str, str]:
+        """As query parameters. Unknown ones are ignored by the API, so the names matter."""
+        values = {_PARAMETERS[f.name][0]: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def hash(self) -> str:
+        """Tells filter sets apart without telling them: `to` is somebody's phone number."""
+        canonical = json.dumps(self.parameters(), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def are_summarised(self) -> bool:
+        """Whether Summary can count what list would give."""
+        return not (self.to or self.verification_sid or self.status)
+
+    def check(self, attempts: pa.Table) -> None:
+        """Raises Failure for an attempt that was not asked for: the API ignores what it does not
+        know, and would answer a filter that it no longer knows with everything.
+
+        A missing value is no contradiction.
+        """
+        for name, (parameter, column) in _PARAMETERS.items():
+            wanted = getattr(self, name)
+            if wanted is None or column is None:
+                continue
+            found = pc.utf8_lower(attempts[column])
+            # A destination may come with its channel, as in whatsapp:+…
+            is_other = pc.invert(pc.ends_with(found, wanted.lower()))
+            others = attempts.filter(is_other)  # drops nulls too
+            if others.num_rows:
+                raise Failure(
+                    f"Twilio answered with attempt {others['sid'][0]}, which is not of the "
+                    f"{parameter} that was asked for: it ignores that filter, so nothing of this "
+                    "answer is recorded"
+                )
+
+
+NO_FILTERS = Filters()
+
+
+def _sid(start: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not re.fullmatch(f"{start}[0-9a-fA-F]{{32}}", text):
+            raise ValueError(f"not a SID; one is {start} followed by 32 hex digits")
+        return text
+
+    return check
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"'{text}' is not one of {', '.join(choices)}")
+        return text.lower()  # which the API is known to take; what it gives back varies
+
+    return check
+
+
+def _country(text: str) -> str:
+    if text.upper() not in _COUNTRIES:
+        raise ValueError(f"'{text}' is not a country's ISO 3166 code of two letters, as in CO, GB")
+    return text.upper()
+
+
+def _destination(text: str) -> str:
+    if not re.fullmatch(r"\+[1-9]\d{1,14}|[^@\s]+@[^@\s]+\.[^@\s]+", text):
+        raise ValueError(
+            "neither a phone number in E.164 (a plus sign, country code and number, at most 15 "
+            "digits and nothing between them) nor an e-mail address"
+        )
+    return text
+
+
+attempt_sid = _sid("VL")
+_CHECKS: dict[str, Callable[[str], str]] = {
+    "verify_service_sid": _sid("VA"),
+    "country": _country,
+    "channel": _one_of(CHANNELS),
+    "to": _destination,
+    "verification_sid": _sid("VE"),
+    "status": _one_of(STATUSES),
+}

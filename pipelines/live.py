@@ -1,0 +1,45 @@
+"""Attempts as Twilio has them right now, printed and not stored."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.filters import Filters
+from pipelines.query import run_query
+from pipelines.settings import Settings
+from pipelines.sync import connect
+from pipelines.warehouse import create_views
+
+log = logging.getLogger("verify_sync")
+
+_QUERY = """
+    select attempt_sid, created_at, channel, country, destination, conversion_status,
+        message_status, error_code, price, currency, verification_sid, service_sid
+    from stg_attempts order by created_at desc, attempt_sid limit ?"""
+
+
+def show(
+    settings: Settings,
+    now: datetime,
+    filters: Filters,
+    window: tuple[datetime | None, datetime | None],
+    limit: int,
+    style: str,
+) -> None:
+    """Prints up to `limit` attempts in the columns of `stg_attempts`, the newest first."""
+    with connect(settings, now) as client:
+        pages = client.read(*window, filters, limit)
+    attempts = pa.concat_tables([page.attempts for page in pages])[:limit]
+    rejected = sum(page.rejected.num_rows for page in pages)
+    if rejected:
+        log.warning("%d more cannot be shown: they have no usable sid or date_created", rejected)
+    with duckdb.connect(config={"timezone": "UTC"}) as connection:
+        connection.execute("create schema twilio_verify")
+        connection.register("listed", attempts)
+        connection.execute("create table twilio_verify.attempts as select * from listed")
+        create_views(connection, settings)
+        run_query(connection, _QUERY.replace("?", str(limit)), style)
