@@ -15,7 +15,13 @@ from urllib.parse import SplitResult, urlsplit
 import orjson
 import requests
 import urllib3
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    wait_exponential,
+    wait_random,
+)
 
 from pipelines.clock import Clock, instant_of
 from pipelines.credentials import Credentials
@@ -199,7 +205,8 @@ class _Tries:
         self._give_up_after, self._heavy_tries = give_up_after, heavy_tries
         self._began: float | None = None  # waiting for a slot before the first try is no outage
         self._heavy = 0
-        self._backoff = wait_exponential_jitter(FIRST_WAIT, LONGEST_WAIT, jitter=FIRST_WAIT)
+        jitter = wait_random(0, FIRST_WAIT)
+        self._backoff = wait_exponential(FIRST_WAIT, LONGEST_WAIT - FIRST_WAIT) + jitter
 
     @property
     def are_heavy(self) -> bool:
@@ -221,7 +228,8 @@ class _Tries:
         return self.are_heavy or self._left() <= 0
 
     def _left(self) -> float:
-        return self._give_up_after - (time.monotonic() - (self._began or time.monotonic()))
+        began = time.monotonic() if self._began is None else self._began
+        return self._give_up_after - (time.monotonic() - began)
 
 
 def origin(parts: SplitResult) -> tuple[str, str | None, int | None]:

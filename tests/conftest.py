@@ -27,6 +27,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=timezone.utc)
 UNLIMITED = Limits(requests=0)
 PACELESS = 100_000  # requests a minute
+TOP = ("sid", "account_sid", "service_sid", "verification_sid", "date_created", "date_updated",
+       "conversion_status", "channel", "url")  # fmt: skip
+NESTED = {
+    "price": ("value", "currency"),
+    "channel_data": ("verification_sid", "to", "status", "message_status", "error_code", "country",
+                     "code_length", "locale", "mcc", "mnc", "carrier"),
+}  # fmt: skip
 OURS = ("TWILIO_", "SOURCES__", "WAREHOUSE__")
 
 Row = dict[str, Any]
@@ -65,8 +72,12 @@ class World:
         """By sid: what the API would list, up to the second before now, as columns of text."""
         at = at or self.now
         listed = self.sandbox.truth(at.timestamp())
-        rows = {attempt["sid"]: as_columns(attempt) for attempt in listed}
+        rows = {attempt["sid"]: as_columns(attempt) for attempt in listed if is_whole(attempt)}
         return {sid: row for sid, row in rows.items() if row["date_created"] < at}
+
+    def unusable(self) -> list[Row]:
+        """What the API lists that cannot be an attempt."""
+        return [row for row in self.sandbox.truth() if not is_whole(row)]
 
     def stored(self) -> dict[str, Row]:
         """By sid: the published attempts, without `read_at`."""
@@ -80,20 +91,41 @@ class World:
             return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 
+def is_whole(attempt: Row) -> bool:
+    return attempt["sid"] is not None and attempt["date_created"] != "soon"
+
+
 def as_columns(attempt: Row) -> Row:
     """An attempt of the API as a row of `twilio_verify.attempts`, worked out by hand."""
-    row = {name: attempt.get(name) for name in ("sid", "account_sid", "service_sid", "url")}
-    row |= {name: attempt[name] for name in ("verification_sid", "conversion_status", "channel")}
+    rest = json.loads(json.dumps(attempt))
+    row = {name: as_text(rest.pop(name, None)) for name in TOP}
     for name in ("date_created", "date_updated"):
-        row[name] = datetime.fromisoformat(attempt[name].replace("Z", "+00:00"))
-    for name in ("value", "currency"):
-        row[f"price__{name}"] = (attempt["price"] or {}).get(name)
-    for name in ("verification_sid", "to", "status", "message_status", "error_code", "country",
-                 "code_length", "locale", "mcc", "mnc", "carrier"):  # fmt: skip
-        value = attempt["channel_data"].get(name)
-        text = value if value is None or isinstance(value, str) else json.dumps(value)
-        row[f"channel_data__{name}"] = text
-    return {**row, "extra": None}
+        row[name] = row[name] and datetime.fromisoformat(row[name].replace("Z", "+00:00"))
+    parts = {name: rest.pop(name, None) for name in NESTED}
+    if not isinstance(parts["price"], (dict, type(None))):
+        parts["price"] = {"value": parts["price"]}
+    for name, keys in NESTED.items():
+        part = parts[name] or {}
+        row |= {f"{name}__{key}": as_text(part.pop(key, None)) for key in keys}
+        rest |= {f"{name}.{key}": value for key, value in part.items()}
+    return {**row, "extra": as_text(rest) if rest else None}
+
+
+def as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value and value.replace("\ud83d", "\ufffd")  # half an emoji cannot be stored
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def busiest(arrivals: list[float], seconds: float) -> int:
+    """The most requests that any trailing window of `seconds` holds."""
+    found, first = 0, 0
+    arrivals = sorted(arrivals)
+    for number, at in enumerate(arrivals):
+        while at - arrivals[first] >= seconds:
+            first += 1
+        found = max(found, number - first + 1)
+    return found
 
 
 @pytest.fixture

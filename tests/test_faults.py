@@ -1,0 +1,329 @@
+"""Every fault of the wire, through the real sync: the warehouse equals the truth or says why not.
+
+And nothing it leaves behind or says along the way holds a secret or somebody's number.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines import pacing, transport
+from pipelines.__main__ import main
+from pipelines.sandbox.faults import _ODD, KINDS
+from pipelines.sandbox.switches import Limits
+from pipelines.sync import sync
+from tests.conftest import World, busiest
+
+MakeWorld = Callable[..., World]
+QUIET = Limits(requests=0, retry_after="none")
+DATA = ("verify.duckdb", "loading.duckdb", "loading.duckdb.wal")
+_DIGITS, _ADDRESS = re.compile(rb"\d{7,15}"), re.compile(rb"user\d+(?:@|%40)[\w.]+")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(transport, "LONGEST_WAIT", 0.05)
+
+
+class Operator:
+    """Runs commands on a world as an operator does, and looks for secrets in all they leave."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capfd = monkeypatch, capfd
+        self.told = ""
+
+    def run(self, world: World, *argv: str, **settings: object) -> int:
+        """The exit code of a command with --debug; what it said is in `told`."""
+        sandbox = world.sandbox
+        environment = {
+            "TWILIO_ACCOUNT_SID": sandbox.account_sid,
+            "TWILIO_AUTH_TOKEN": sandbox.auth_token,
+            "WAREHOUSE__DIR": str(world.settings.directory),
+        }
+        settings = {"base_url": sandbox.url, "requests_per_minute": 100_000, **settings}
+        for name, value in settings.items():
+            environment[f"SOURCES__TWILIO_VERIFY__{name.upper()}"] = str(value)
+        with self._monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            code = main([*argv, "--debug"], now=world.now)
+        captured = self._capfd.readouterr()
+        self.told = captured.out + captured.err
+        self.look_for_secrets(world)
+        return code
+
+    def look_for_secrets(self, world: World) -> None:
+        sent_to = {row["channel_data__to"] for row in world.truth().values()} - {None}
+        personal = {to.lstrip("+").encode() for to in sent_to}
+        assert len(personal) > 100
+        left = {"what was said": self.told.encode()}
+        for file in Path(world.settings.directory).rglob("*"):
+            left[str(file)] = str(file.name).encode()
+            if file.is_file() and file.name not in DATA:
+                left[str(file)] += file.read_bytes()
+        for place, content in left.items():
+            assert world.sandbox.auth_token.encode() not in content, place
+            found = {*_DIGITS.findall(content), *_ADDRESS.findall(content)}
+            assert not found & personal, place
+
+
+@pytest.fixture
+def operator(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Operator:
+    return Operator(monkeypatch, capfd)
+
+
+def holds_the_truth(world: World) -> bool:
+    assert world.stored() == world.truth()
+    (counted,) = world.query("select count(*) as n, count(distinct sid) as sids from raw")
+    return bool(counted["n"] == counted["sids"] == len(world.truth()))
+
+
+# --- requests that fail
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "all"])
+def test_an_answer_that_fails_is_asked_for_again(
+    make_world: MakeWorld, operator: Operator, kind: str
+) -> None:
+    world = make_world(fail=kind, hang=1.3, limits=QUIET)
+    assert operator.run(world, "sync", timeout=1, page_size=50) == 0
+    assert holds_the_truth(world)
+    assert any(request.fault for request in world.sandbox.log)
+    assert "tried again" in operator.told
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_it_waits_as_long_as_a_throttled_answer_says(
+    make_world: MakeWorld, operator: Operator, form: str
+) -> None:
+    limits = Limits(requests=20, seconds=3, retry_after=form)
+    world = make_world(limits=limits)
+    assert operator.run(world, "sync") == 0
+    assert holds_the_truth(world)
+    throttled = [request.at for request in world.sandbox.log if request.status == 429]
+    assert 1 <= len(throttled) <= 4  # each of two readers once or twice: no hammering
+
+
+def test_an_outage_is_waited_out_and_large_pages_come_back(
+    make_world: MakeWorld, operator: Operator
+) -> None:
+    world = make_world(outage=0.7, limits=QUIET)
+    assert operator.run(world, "sync") == 0
+    assert holds_the_truth(world)
+    log = world.sandbox.log
+    recovered = [request.parameters["PageSize"] for request in log if request.status == 200]
+    assert {*recovered} <= {"50", "1000"}
+    assert recovered.count("50") <= 2  # a reader's look at whether it is over
+    assert len([request for request in log if request.status == 503]) > 10
+
+
+def test_an_outage_that_lasts_ends_the_run_and_loses_nothing(
+    make_world: MakeWorld, operator: Operator
+) -> None:
+    world = make_world(outage=1e6)
+    assert operator.run(world, "sync", give_up_after="1s") == 1
+    assert "Twilio answered 503" in operator.told
+    assert "give_up_after" in operator.told
+    assert not world.settings.published.exists()
+    world = make_world()
+    assert operator.run(world, "sync") == 0
+    assert holds_the_truth(world)
+
+
+@pytest.mark.parametrize("limit", [400, 100, 50])
+def test_a_page_that_is_too_large_is_made_smaller(
+    make_world: MakeWorld, operator: Operator, limit: int
+) -> None:
+    world = make_world(attempts=60_000, days=4, heavy_page=limit, limits=QUIET)
+    assert operator.run(world, "sync") == 0
+    assert holds_the_truth(world)
+    log = world.sandbox.log
+    tried = Counter(int(r.parameters["PageSize"]) for r in log if r.status == 500)
+    slices = len({r.parameters["DateCreatedAfter"] for r in log})
+    largest = {s: n for s, n in tried.items() if s > limit}
+    assert tried == largest  # nothing else failed
+    # Three times each size, and each slice begins with the full one again.
+    sizes = [s for s in (1000, 500, 250, 125, 62) if s > limit]
+    assert tried == dict.fromkeys(sizes, 3 * slices)
+
+
+def test_the_size_of_a_page_stays_the_same_along_a_chain(
+    make_world: MakeWorld, operator: Operator
+) -> None:
+    """A token belongs to the size it was made for."""
+    world = make_world(attempts=60_000, days=4, heavy_page=400, limits=QUIET)
+    assert operator.run(world, "sync") == 0
+    tokens = [r.parameters for r in world.sandbox.log if "PageToken" in r.parameters]
+    assert tokens
+    assert {p["PageSize"] for p in tokens} == {"250"}
+
+
+# --- chains that mislead
+
+
+def test_a_slice_whose_token_is_refused_starts_again(
+    make_world: MakeWorld, operator: Operator
+) -> None:
+    world = make_world(refused_tokens=4, limits=QUIET)
+    assert operator.run(world, "sync", page_size=50) == 0
+    assert holds_the_truth(world)
+    assert operator.told.count("starts again") == 4
+
+
+def test_tokens_that_are_always_refused_end_the_run(
+    make_world: MakeWorld, operator: Operator
+) -> None:
+    world = make_world(refused_tokens=10**6, limits=QUIET)
+    assert operator.run(world, "sync", page_size=50) == 1
+    assert "PageToken (code 60200" in operator.told
+    assert len(world.sandbox.log) < 30
+    assert not world.settings.published.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("itself", "circle"),
+        ("circle", "circle"),
+        ("host", "leads away"),
+        ("plain_http", "leads away"),
+        ("filter", "changes DateCreatedAfter"),
+    ],
+)
+def test_a_chain_that_misleads_ends_the_run(
+    make_world: MakeWorld, operator: Operator, wrong: str, said: str
+) -> None:
+    world = make_world(attempts=6_000, next_page=wrong)
+    assert operator.run(world, "sync", page_size=50) == 1
+    assert said in operator.told
+    assert not world.settings.published.exists()
+    assert len(world.sandbox.log) < 15
+    world = make_world()
+    assert operator.run(world, "sync", page_size=50) == 0  # and nothing counted as read
+    assert holds_the_truth(world)
+
+
+# --- filters that are ignored
+
+
+def a_value(world: World, column: str) -> str:
+    found: str = next(row[column] for row in world.truth().values() if row["channel"] == "sms")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("setting", "column", "parameter"),
+    [
+        ("country", "channel_data__country", "Country"),
+        ("channel", "channel", "Channel"),
+        ("verify_service_sid", "service_sid", "VerifyServiceSid"),
+        ("verification_sid", "verification_sid", "VerificationSid"),
+        ("to", "channel_data__to", "ChannelData.To"),
+        (None, None, "DateCreatedAfter"),
+        (None, None, "DateCreatedBefore"),
+    ],
+)
+def test_a_filter_that_the_api_ignores_ends_the_run(
+    make_world: MakeWorld,
+    operator: Operator,
+    setting: str | None,
+    column: str | None,
+    parameter: str,
+) -> None:
+    world = make_world(ignored=parameter)
+    settings = {setting: a_value(world, column)} if setting and column else {}
+    assert operator.run(world, "sync", **settings) == 1
+    assert parameter in operator.told
+    assert "ignores" in operator.told
+    assert not world.settings.published.exists()
+
+
+# --- another clock
+
+
+@pytest.mark.parametrize("offset", [120, -120, 10**6])
+def test_another_clock_ends_the_run_and_records_nothing(
+    make_world: MakeWorld, operator: Operator, offset: int
+) -> None:
+    world = make_world(clock_offset=offset)
+    assert operator.run(world, "sync") == 1
+    assert "clock" in operator.told
+    world = make_world()
+    assert operator.run(world, "sync") == 0
+    assert world.query("select count(*) as n from twilio_verify.windows_read") == [{"n": 30}]
+    assert holds_the_truth(world)
+
+
+# --- odd rows
+
+
+@pytest.mark.parametrize("rows", [*_ODD, "mixed"])
+def test_odd_rows_are_stored_or_rejected_but_never_lost(
+    make_world: MakeWorld, operator: Operator, rows: str
+) -> None:
+    world = make_world(rows=rows)
+    assert operator.run(world, "sync") == 0
+    assert holds_the_truth(world)
+    unusable = world.unusable()
+    assert bool(unusable) == (rows in ("no_sid", "no_date", "mixed"))
+    rejected = world.query("from twilio_verify.rejected_attempts")
+    key = str if not unusable else json.dumps
+    kept = [json.dumps(json.loads(row["attempt"]), sort_keys=True) for row in rejected]
+    assert sorted(kept) == sorted(json.dumps(row, sort_keys=True) for row in unusable), key
+    assert {row["reason"] for row in rejected} <= {"no usable sid", "no usable date_created"}
+    assert (f"{len(unusable)} rejected" in operator.told) == bool(unusable)
+    names = {r["column_name"] for r in world.query("describe twilio_verify.attempts")}
+    assert not [name for name in names if "__v_" in name]
+    assert world.query("select count(*) as n from verification_attempts")[0]["n"] > 0
+
+
+def test_rejected_rows_are_kept_once_however_often_they_are_read(
+    make_world: MakeWorld, operator: Operator
+) -> None:
+    world = make_world(rows="no_sid")
+    operator.run(world, "sync")
+    first = {str(row) for row in world.query("select attempt from twilio_verify.rejected_attempts")}
+    # The schedule is another one, so all of it is due again.
+    assert operator.run(world, "sync", revisit_after='["10m", "4d"]') == 0
+    again = world.query("select attempt from twilio_verify.rejected_attempts")
+    assert {str(row) for row in again} == first
+    assert len(again) == len(first) > 100
+
+
+def test_keys_without_a_column_are_named_once_a_run(
+    make_world: MakeWorld, operator: Operator
+) -> None:
+    world = make_world(rows="unknown_keys")
+    operator.run(world, "sync")
+    assert operator.told.count("brand, channel_data.segments") == 1
+
+
+# --- everything at once
+
+
+def test_a_soak_ends_complete_and_never_exceeds_the_limit(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """About 300 requests of sync, three in ten of them failing, at 40 requests in 2 seconds."""
+    monkeypatch.setattr(pacing, "WINDOW", 2.0)
+    limits = Limits(requests=40, seconds=2, retry_after="none")
+    world = make_world(attempts=17_000, fail="all", hang=0.6, rows="mixed", limits=limits)
+    world.settings = replace(world.settings, requests_per_minute=40, page_size=60, timeout=0.4)
+    outcome = sync(world.settings, world.now)
+    assert holds_the_truth(world)
+    log = world.sandbox.log
+    failed = sum(request.fault is not None for request in log)
+    assert 280 <= len(log) - failed <= 360
+    assert 0.2 < failed / len(log) < 0.4
+    assert {request.fault for request in log} >= {*KINDS}
+    assert busiest([request.at for request in log], 2.0) <= 40
+    assert not [r for r in log if r.status == 429 and r.fault is None]
+    assert outcome.counts.requests >= len(log)

@@ -1,0 +1,335 @@
+"""One question until it is answered: what is tried again, for how long, and what is told."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines import transport
+from pipelines.client import Client, Summary
+from pipelines.clock import Clock
+from pipelines.credentials import Credentials
+from pipelines.errors import Failure
+from pipelines.filters import Filters
+from pipelines.pacing import Pacer
+from pipelines.transport import ApiError, RefusedCredentials
+from tests.conftest import NOW
+
+SUMMARY = json.dumps({"total_attempts": 3, "total_converted": 2, "total_unconverted": 1}).encode()
+GOOD = (200, {}, SUMMARY)
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class Scripted(ThreadingHTTPServer):
+    """Answers in turn from a script, the last one for ever; None breaks the connection."""
+
+    def __init__(self, script: Sequence[Answer | None], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.script = itertools.chain(script, itertools.repeat(script[-1]))
+        self.arrivals: list[float] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Scripted
+
+    def do_GET(self) -> None:
+        self.server.arrivals.append(time.monotonic())
+        answer = next(self.server.script)
+        if answer is None:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        status, headers, body = answer
+        self.send_response_only(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def asking(*script: Answer | None, **options: Any) -> Iterator[tuple[Client, Scripted]]:
+    server = Scripted(script)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        with client_of(url, **options) as client:
+            yield client, server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def client_of(url: str, **options: Any) -> Client:
+    credentials = Credentials.of("AC" + "0" * 32, "a-token-of-ours")
+    return Client(credentials, url, **{"timeout": 5, "pacer": Pacer(1000), **options})
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(transport, "LONGEST_WAIT", 0.05)
+
+
+def error(status: int, **headers: str) -> Answer:
+    body = {"code": 20000 + status, "message": "Went\nwrong", "more_info": "https://x", "status": 0}
+    return status, {"Twilio-Request-Id": "RQ12", **headers}, json.dumps(body).encode()
+
+
+PASSING: dict[str, Answer | None] = {
+    **{str(status): error(status) for status in (429, 500, 502, 503, 504, 599)},
+    "broken connection": None,
+    "truncated": (200, {"Content-Length": "999"}, SUMMARY),
+    "cut off": (200, {}, SUMMARY[:30]),
+    "html": (200, {}, b"<html>back soon</html>"),
+    "another object": (200, {}, b'{"ok":true}'),
+    "no object": (200, {}, b"[]"),
+    "not gzip": (200, {"Content-Encoding": "gzip"}, SUMMARY),
+    "error that is no json": (503, {}, b"<html>busy</html>"),
+}
+
+
+@pytest.mark.parametrize("kind", PASSING)
+def test_what_passes_is_tried_again(
+    quick: None, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "verify_sync")
+    with asking(*[PASSING[kind]] * 9, GOOD) as (client, server):
+        assert client.summary() == Summary(3, 2, 1)
+    counts = client.counts
+    assert (counts.requests, counts.retries, len(server.arrivals)) == (10, 9, 10)
+    assert counts.throttled == (9 if kind == "429" else 0)
+    assert caplog.text.count("trying again") == 9
+
+
+@pytest.mark.parametrize("status", [301, 302, 400, 404, 405, 410, 418, 422, 451])
+def test_what_stays_is_not_tried_again(quick: None, status: int) -> None:
+    with asking(error(status, Location="/v2/Attempts/Summary"), GOOD) as (client, server):
+        with pytest.raises(ApiError) as caught:
+            client.summary()
+        assert len(server.arrivals) == 1
+    told = str(caught.value)
+    assert caught.value.status == status
+    for part in (str(status), "Went wrong", f"code {20000 + status}", "https://x", "RQ12"):
+        assert part in told
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_refused_credentials_stop_at_once(quick: None, status: int) -> None:
+    with asking(error(status), GOOD) as (client, server):
+        with pytest.raises(RefusedCredentials, match="TWILIO_AUTH_TOKEN") as caught:
+            client.summary()
+        assert len(server.arrivals) == 1
+    assert caught.value.exit_code == 2
+
+
+def test_an_answer_that_does_not_come_is_tried_again(quick: None) -> None:
+    """The first connection is accepted and then ignored."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with (
+            client_of(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.2, give_up_after=0.5)
+            as client,
+            pytest.raises(Failure, match=r"ReadTimeoutError.*tried for"),
+        ):  # fmt: skip
+            client.summary()
+        assert client.counts.requests >= 3
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for(quick: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        port = place.getsockname()[1]
+    found: list[Summary] = []
+    with client_of(f"http://127.0.0.1:{port}") as client:
+        asker = threading.Thread(target=lambda: found.append(client.summary()))
+        asker.start()
+        time.sleep(0.3)
+        server = Scripted([GOOD], port)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asker.join(timeout=20)
+        server.shutdown()
+        server.server_close()
+    assert found == [Summary(3, 2, 1)]
+    assert client.counts.retries > 3
+
+
+def http_date(seconds: float) -> str:
+    return format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"Retry-After": "1"}, 1.0, 1.6),
+        ({"Retry-After": http_date(1), "Date": http_date(0)}, 1.0, 1.6),
+        ({"Retry-After": http_date(-5), "Date": http_date(0)}, 0.0, 0.6),
+        ({"Retry-After": "0"}, 0.0, 0.6),
+        ({"Retry-After": "soon"}, 0.0, 0.6),
+        ({"Retry-After": "-3"}, 0.0, 0.6),
+        ({}, 0.0, 0.6),
+    ],
+)
+def test_retry_after_is_honoured(
+    quick: None, headers: dict[str, str], least: float, most: float
+) -> None:
+    for status in (429, 503):
+        with asking(error(status, **headers), GOOD) as (client, server):
+            client.summary()
+        waited = server.arrivals[1] - server.arrivals[0]
+        assert least <= waited < most + 1  # a shared machine may stall
+
+
+class Virtual:
+    """Time that passes by waiting: `Pacer.pause` and the clock of a question's tries."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waits: list[float] = []
+        monkeypatch.setattr(Pacer, "pause", lambda _, seconds: self.waits.append(seconds))
+        clock = SimpleNamespace(monotonic=lambda: self.now, time=time.time)
+        monkeypatch.setattr(transport, "time", clock)
+
+    @property
+    def now(self) -> float:
+        return sum(self.waits)
+
+
+def outage(virtual: Virtual, seconds: float, answer: Answer) -> Callable[[str, Any], Any]:
+    """A `_send` to which nothing but `answer` comes for so many seconds."""
+
+    def send(self: Any, url: str, parameters: Any) -> Any:
+        response = transport.requests.Response()
+        status, headers, body = GOOD if virtual.now >= seconds else answer
+        response.status_code, response._content = status, body
+        response.headers.update(headers)
+        return response
+
+    return send
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "50"}, {"Retry-After": "86400"}])
+@pytest.mark.parametrize("seconds", [1, 299, 600])
+def test_ten_minutes_of_outage_are_survived(
+    monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], seconds: float
+) -> None:
+    virtual = Virtual(monkeypatch)
+    monkeypatch.setattr(
+        transport.Transport, "_send", outage(virtual, seconds, error(503, **headers))
+    )
+    with client_of("http://127.0.0.1:1") as client:
+        assert client.summary() == Summary(3, 2, 1)
+    assert seconds <= virtual.now
+    if not headers:
+        assert max(virtual.waits) <= transport.LONGEST_WAIT
+        assert virtual.waits[:5] != sorted(set(map(round, virtual.waits[:5])))  # jitter
+        assert all(later > earlier for earlier, later in itertools.pairwise(virtual.waits[:5]))
+
+
+def test_a_longer_outage_is_given_up_after_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    virtual = Virtual(monkeypatch)
+    monkeypatch.setattr(transport.Transport, "_send", outage(virtual, 1e9, error(502)))
+    with (
+        client_of("http://127.0.0.1:1") as client,
+        pytest.raises(
+            Failure, match=r"502: Went wrong.*10 min \(give_up_after\).*goes on"
+        ) as caught,
+    ):
+        client.summary()
+    assert caught.value.exit_code == 1
+    assert 600 <= virtual.now <= 660
+
+
+def test_waiting_for_a_slot_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time counts from the first failure, not from when the question was asked."""
+    virtual = Virtual(monkeypatch)
+    original = Pacer._take
+
+    def take(self: Pacer) -> int:
+        if not virtual.waits:
+            virtual.waits.append(10_000)
+        return original(self)
+
+    monkeypatch.setattr(Pacer, "_take", take)
+    monkeypatch.setattr(transport.Transport, "_send", outage(virtual, 10_500, error(503)))
+    with client_of("http://127.0.0.1:1") as client:
+        assert client.summary() == Summary(3, 2, 1)
+
+
+@pytest.mark.parametrize("seconds", [61.5, 3600, -62.5, -3600])
+def test_another_clock_than_twilios_is_said(quick: None, seconds: float) -> None:
+    date = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=seconds), usegmt=True)
+    with asking((200, {"Date": date}, SUMMARY)) as (client, server):
+        with pytest.raises(Failure, match=r"clock.*nothing was recorded"):
+            client.summary()
+        assert len(server.arrivals) == 1
+
+
+@pytest.mark.parametrize("date", [-55, 55, None, "soon", "Mon, 99 Foo 2026 00:00:00 GMT"])
+def test_a_clock_that_agrees_or_says_nothing_does_not_matter(quick: None, date: Any) -> None:
+    if isinstance(date, int):
+        date = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=date), usegmt=True)
+    with asking((200, {"Date": date} if date else {}, SUMMARY)) as (client, _):
+        assert client.summary() == Summary(3, 2, 1)
+
+
+def test_a_slow_answer_is_no_wrong_clock() -> None:
+    clock = Clock(datetime.now(timezone.utc))
+    sent = format_datetime(datetime.now(timezone.utc) - timedelta(seconds=90), usegmt=True)
+    clock.check(sent, seconds=90)
+    with pytest.raises(Failure, match="clock"):
+        clock.check(sent, seconds=1)
+
+
+def test_a_machine_that_slept_is_no_wrong_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it sleeps the time elapsed stands still, its clock does not, and neither do others."""
+    clock = Clock(datetime.now(timezone.utc))
+    clock._start -= timedelta(hours=8)
+    clock.check(format_datetime(datetime.now(timezone.utc), usegmt=True), seconds=0)
+
+
+def test_ending_the_client_ends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[BaseException] = []
+
+    def ask(client: Client) -> None:
+        try:
+            client.summary()
+        except Failure as failure:
+            found.append(failure)
+
+    with asking(error(503, **{"Retry-After": "500"})) as (client, server):
+        asker = threading.Thread(target=ask, args=[client])
+        asker.start()
+        while not server.arrivals:
+            time.sleep(0.01)
+        time.sleep(0.05)
+    asker.join(timeout=5)
+    assert len(found) == 1
+
+
+def test_the_number_asked_for_is_in_no_message(
+    quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """requests and urllib3 quote the URL in their exceptions."""
+    caplog.set_level(logging.DEBUG, "verify_sync")
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        port = place.getsockname()[1]
+    with (
+        client_of(f"http://127.0.0.1:{port}", give_up_after=0.1) as client,
+        pytest.raises(Failure) as caught,
+    ):
+        client.read(filters=Filters(to="+573003003030"))
+    assert caught.value.__suppress_context__
+    assert "3003003030" not in str(caught.value) + caplog.text
