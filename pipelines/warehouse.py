@@ -89,6 +89,7 @@ class Warehouse:
         """dlt's pipeline into `loading.duckdb`; its working folder is part of the warehouse."""
         dlt.config["load.delete_completed_jobs"] = True  # loaded packages hold phone numbers
         dlt.config["load.truncate_staging_dataset"] = True  # or publishing copies it, to drop it
+        dlt.config["runtime.enable_runtime_trace"] = False  # it quotes settings: tokens, a number
         return dlt.pipeline(
             "verify_sync",
             pipelines_dir=str(self.directory / "dlt"),
@@ -239,6 +240,7 @@ def _why(error: PipelineStepFailed) -> str:
 
 def _forget_loaded(working_folder: Path) -> None:
     """dlt keeps a record of every package it has loaded; a table of them is in the warehouse."""
+    _remove(working_folder / "trace.pickle")  # of our earlier releases, see `pipeline`
     shutil.rmtree(working_folder / "load" / "loaded", ignore_errors=True)
     (working_folder / "load" / "loaded").mkdir(exist_ok=True)
 

@@ -6,7 +6,10 @@ And nothing it leaves behind or says along the way holds a secret or somebody's 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +22,7 @@ from pipelines.__main__ import main
 from pipelines.sandbox.faults import _ODD, KINDS
 from pipelines.sandbox.switches import Limits
 from pipelines.sync import sync
-from tests.conftest import World, busiest
+from tests.conftest import REPOSITORY, World, busiest
 
 MakeWorld = Callable[..., World]
 QUIET = Limits(requests=0, retry_after="none")
@@ -72,7 +75,7 @@ class Operator:
         for place, content in left.items():
             assert world.sandbox.auth_token.encode() not in content, place
             found = {*_DIGITS.findall(content), *_ADDRESS.findall(content)}
-            assert not found & personal, place
+            assert found & personal == set(), place
 
 
 @pytest.fixture
@@ -304,6 +307,30 @@ def test_keys_without_a_column_are_named_once_a_run(
     world = make_world(rows="unknown_keys")
     operator.run(world, "sync")
     assert operator.told.count("brand, channel_data.segments") == 1
+
+
+# --- what dlt remembers
+
+
+def test_a_token_from_secrets_toml_is_written_nowhere_else(
+    world: World, operator: Operator, tmp_path: Path
+) -> None:
+    """dlt's trace of a run would quote every setting it has looked up."""
+    (tmp_path / ".dlt").mkdir()
+    sandbox = world.sandbox
+    (tmp_path / ".dlt" / "secrets.toml").write_text(
+        "[sources.twilio_verify]\n"
+        f'account_sid = "{sandbox.account_sid}"\nauth_token = "{sandbox.auth_token}"\n'
+        f'base_url = "{sandbox.url}"\nto = "{a_value(world, "channel_data__to")}"\n'
+    )
+    given = {"DLT_PROJECT_DIR": str(tmp_path), "WAREHOUSE__DIR": str(world.settings.directory)}
+    code = "import sys; from pipelines.__main__ import main; from tests.conftest import NOW; "
+    told = subprocess.run(
+        [sys.executable, "-c", code + "sys.exit(main(['sync'], NOW))"],
+        cwd=REPOSITORY, env={**os.environ, **given}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    operator.told = told.stdout + told.stderr
+    operator.look_for_secrets(world)
 
 
 # --- everything at once
