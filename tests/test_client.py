@@ -26,6 +26,7 @@ from pipelines.pacing import Pacer
 from pipelines.transport import ApiError, RefusedCredentials
 from tests.conftest import NOW, PACELESS, World, as_columns
 
+ACCOUNT = Credentials.of("AC" + "0" * 32, "token")
 AFTER, BEFORE = NOW - timedelta(days=9), NOW - timedelta(days=2)
 
 
@@ -162,18 +163,25 @@ def test_credentials_are_never_sent_in_clear(url: str) -> None:
 
 
 @contextmanager
-def serving(next_page_url: Callable[[str], str | None]) -> Iterator[tuple[str, list[str]]]:
-    """A server whose one page points where the test wants; yields its URL and what it was asked."""
+def serving(*next_page_urls: Callable[[str], Any]) -> Iterator[tuple[str, list[str]]]:
+    """Pages that point where the test wants, the last one nowhere; an attempt each.
+
+    Yields the server's URL and what it was asked.
+    """
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
             here = f"http://127.0.0.1:{self.server.server_address[1]}"
-            meta = {"next_page_url": next_page_url(here) if len(asked) == 1 else None}
-            self.send_response(200)
+            number = len(asked)
+            more = number <= len(next_page_urls)
+            link = next_page_urls[number - 1](here) if more else None
+            attempt = {"sid": f"VL{number}", "date_created": "2026-01-01T00:00:00Z"}
+            self.send_response_only(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"attempts": [], "meta": meta}).encode())
+            body = {"attempts": [attempt], "meta": {"next_page_url": link}}
+            self.wfile.write(json.dumps(body).encode())
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -199,16 +207,84 @@ def serving(next_page_url: Callable[[str], str | None]) -> Iterator[tuple[str, l
 )
 def test_credentials_do_not_follow_a_page_to_another_origin(elsewhere: Any) -> None:
     with serving(elsewhere) as (url, asked):
-        client = Client(Credentials.of("AC" + "0" * 32, "token"), url)
         with pytest.raises(Failure, match="leads away"):
-            client.read()
+            Client(ACCOUNT, url).read()
         assert len(asked) == 1
 
 
+def next_page(query: str) -> Callable[[str], str]:
+    return lambda here: f"{here}/v2/Attempts?{query}"
+
+
 def test_a_page_of_the_same_origin_is_followed() -> None:
-    with serving(lambda here: here + "/v2/Attempts?Page=1&PageToken=PTx") as (url, asked):
-        pages = Client(Credentials.of("AC" + "0" * 32, "token"), url).read()
+    with serving(next_page("Page=1&PageToken=PTx")) as (url, asked):
+        pages = Client(ACCOUNT, url).read()
         assert (len(pages), asked[1]) == (2, "/v2/Attempts?Page=1&PageToken=PTx")
+
+
+WINDOW = (datetime(2025, 12, 31, tzinfo=timezone.utc), datetime(2026, 1, 2, tzinfo=timezone.utc))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "PageToken=PTx",
+        "PageToken=PTx&Country=co&Channel=SMS",
+        "PageToken=PTx&DateCreatedAfter=2025-12-31T00%3A00%3A00Z",
+        "PageToken=PTx&DateCreatedAfter=2025-12-31T00:00:00.000%2B00:00&New=1",
+    ],
+)
+def test_a_chain_may_spell_what_was_asked_in_its_own_way(query: str) -> None:
+    with serving(next_page(query)) as (url, _):
+        found = Client(ACCOUNT, url).read(*WINDOW, Filters(country="CO", channel="sms"))
+        assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("PageToken=PTx&Country=US", "Country"),
+        ("PageToken=PTx&Country=", "Country"),
+        ("PageToken=PTx&Status=converted", "Status"),
+        ("PageToken=PTx&DateCreatedAfter=2025-12-31T00:00:01Z", "DateCreatedAfter"),
+        ("PageToken=PTx&DateCreatedBefore=soon", "DateCreatedBefore"),
+        ("PageToken=PTx&ChannelData.To=%2B573003003030", r"ChannelData\.To"),
+    ],
+)
+def test_a_chain_that_asks_something_else_is_not_followed(query: str, name: str) -> None:
+    with serving(next_page(query)) as (url, asked):
+        with pytest.raises(Failure, match=f"next_page_url changes {name}") as caught:
+            Client(ACCOUNT, url).read(*WINDOW, Filters(country="CO"))
+        assert len(asked) == 1
+    assert "300300" not in str(caught.value)
+
+
+def test_a_circle_of_pages_ends() -> None:
+    links = [next_page(f"Page={number}&PageToken=PT{number % 3}") for number in range(9)]
+    with serving(*links) as (url, asked):
+        with pytest.raises(Failure, match="circle"):
+            Client(ACCOUNT, url).read()
+        assert len(asked) == 4
+
+
+def test_pages_that_bring_nothing_new_end() -> None:
+    """Ever new tokens, always the same attempts."""
+
+    def again(here: str) -> str:
+        asked.pop()
+        return f"{here}/v2/Attempts?PageToken=PT{next(tokens)}"
+
+    tokens = iter(range(100))
+    with serving(*[again] * 9) as (url, asked), pytest.raises(Failure, match="loops"):
+        Client(ACCOUNT, url).read()
+
+
+def test_a_limit_reads_no_more_pages_than_it_needs(world: World) -> None:
+    pages = ours(world, page_size=50).read(AFTER, BEFORE, limit=70)
+    assert [page.attempts.num_rows for page in pages] == [50, 50]
+    (page,) = ours(world).read(AFTER, BEFORE, limit=7)
+    assert page.attempts.num_rows == 7
+    assert world.sandbox.log[-1].parameters["PageSize"] == "7"
 
 
 @pytest.mark.parametrize(

@@ -216,3 +216,41 @@ def test_no_json_crashes_the_decoder_or_loses_a_row(changes: list[dict[str, Any]
             assert columns["channel_data__carrier"] == data["carrier"]
         if "new" in attempt:
             assert json.loads(columns["extra"])["new"] == attempt["new"]
+
+
+sids = st.sampled_from(["VL1", "VL2", "VL3"]) | json_values
+dates = st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-02T00:00:00.5+01:00"]) | json_values
+anything = st.dictionaries(keys, json_values | objects, max_size=5)
+rows = json_values | st.builds(
+    lambda rest, sid, date: {**rest, "sid": sid, "date_created": date}, anything, sids, dates
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(rows, max_size=6), st.booleans())
+def test_every_row_of_any_page_is_an_attempt_or_rejected(listed: list[Any], ascii: bool) -> None:
+    """Values of any JSON type at any place: none crashes, each with a sid and a date is kept."""
+    body = {"attempts": listed, "meta": {"next_page_url": None}}
+    found = read_page(json.dumps(body, ensure_ascii=ascii).encode(), READ_AT)
+    whole = {
+        row["sid"]
+        for row in listed
+        if isinstance(row, dict)
+        and isinstance(row.get("sid"), str)
+        and str(row.get("date_created")).startswith("2026-01-0")
+    }
+    kept = found.attempts["sid"].to_pylist()
+    assert whole <= set(kept)
+    assert len(kept) == len(set(kept))
+    doubles = [row for row in listed if isinstance(row, dict) and row.get("sid") in kept]
+    assert len(listed) - len(doubles) <= found.rejected.num_rows <= len(listed) - len(kept)
+    rejected = [json.loads(text) for text in found.rejected["attempt"].to_pylist()]
+    assert all(row in listed for row in rejected)
+    assert found.attempts.schema == SCHEMA
+    assert found.attempts["date_created"].null_count == 0
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_no_bytes_crash_the_decoder(content: bytes) -> None:
+    with pytest.raises(Unreadable):
+        read_page(content, READ_AT)
