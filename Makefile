@@ -6,7 +6,7 @@ BIN := .venv/bin
 export QUERY
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sync sql views sandbox test lint format bench lock clean
+.PHONY: help demo sync list fetch sql views sandbox test lint format bench lock clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,12 @@ demo: .venv/ready ## sync a made-up account and show a few answers; no account n
 
 sync: .venv/ready ## read what is due from Twilio, merge it, publish it: the scheduled job
 	@$(BIN)/verify-sync sync $(ARGS)
+
+list: .venv/ready ## show attempts live from Twilio: make list ARGS="--country CO --limit 5"
+	@$(BIN)/verify-sync list $(ARGS)
+
+fetch: .venv/ready ## read single attempts again and merge them: make fetch ARGS=VL...
+	@$(BIN)/verify-sync fetch $(ARGS)
 
 sql: .venv/ready ## ask the published file: make sql QUERY="from daily_conversion limit 5"
 	@$(BIN)/verify-sync sql $(ARGS) $${QUERY:+"$$QUERY"}

@@ -70,7 +70,8 @@ def instant(text: str, now: datetime, option: str) -> datetime:
     try:
         if ago:
             return now - timedelta(**{ago[2] + "s": int(ago[1])})
-        parsed = pendulum.parse(text.strip(), tz="UTC")
+        dated = re.match(r"\d{4}-\d\d-\d\d", plain)  # a mere time would be one of another today
+        parsed = pendulum.parse(text.strip(), tz="UTC") if dated else None
     except (ValueError, OverflowError):
         parsed = None
     if not isinstance(parsed, datetime):
@@ -78,7 +79,7 @@ def instant(text: str, now: datetime, option: str) -> datetime:
             f"{option}: '{text}' is no time; write 2026-11-23, 2026-11-23T08:00:00-05:00, "
             "yesterday or '2 days ago'"
         )
-    return parsed.astimezone(timezone.utc)
+    return datetime.fromtimestamp(parsed.timestamp(), timezone.utc)  # pendulum's own zones differ
 
 
 def _sync(command: argparse.ArgumentParser) -> None:

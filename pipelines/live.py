@@ -16,10 +16,9 @@ from pipelines.warehouse import create_views
 
 log = logging.getLogger("verify_sync")
 
-_QUERY = """
-    select attempt_sid, created_at, channel, country, destination, conversion_status,
-        message_status, error_code, price, currency, verification_sid, service_sid
-    from stg_attempts order by created_at desc, attempt_sid limit ?"""
+_COLUMNS = """attempt_sid, created_at::timestamp as created_at, channel, country, destination,
+    conversion_status, message_status, error_code, price"""
+_MORE = "currency, verification_status, code_length, carrier, verification_sid, service_sid"
 
 
 def show(
@@ -30,16 +29,22 @@ def show(
     limit: int,
     style: str,
 ) -> None:
-    """Prints up to `limit` attempts in the columns of `stg_attempts`, the newest first."""
+    """Prints up to `limit` attempts in columns of `stg_attempts`, the newest first.
+
+    A table has those that fit on a screen beside whole SIDs, csv and json have more.
+    """
     with connect(settings, now) as client:
         pages = client.read(*window, filters, limit)
     attempts = pa.concat_tables([page.attempts for page in pages])[:limit]
     rejected = sum(page.rejected.num_rows for page in pages)
     if rejected:
         log.warning("%d more cannot be shown: they have no usable sid or date_created", rejected)
-    with duckdb.connect(config={"timezone": "UTC"}) as connection:
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
         connection.execute("create schema twilio_verify")
         connection.register("listed", attempts)
         connection.execute("create table twilio_verify.attempts as select * from listed")
         create_views(connection, settings)
-        run_query(connection, _QUERY.replace("?", str(limit)), style)
+        columns = _COLUMNS if style == "table" else f"{_COLUMNS}, {_MORE}"
+        ordered = "from stg_attempts order by created_at desc, attempt_sid"
+        run_query(connection, f"select {columns} {ordered}", style)

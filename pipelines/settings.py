@@ -49,6 +49,11 @@ class Settings:
         """The file people open."""
         return self.directory / "verify.duckdb"
 
+    @property
+    def requests_log(self) -> Path:
+        """When requests were sent lately: the rate limit of the runs to come."""
+        return self.directory / "requests.sqlite"
+
 
 def project_directory() -> Path:
     """Where `.dlt` is looked for and relative paths begin: here, else the source checkout."""
@@ -207,4 +212,5 @@ def _refuse_unknown(section: str, known: set[str]) -> None:
     table: dict[str, Any] = dlt.config.get(section) or {}
     given += [f"{section}.{name}" for name in table if name not in known]
     if given:
-        raise Misuse(f"{given[0]}: no such setting; there are {', '.join(sorted(known))}")
+        names = ", ".join(sorted(known - {"status"}))
+        raise Misuse(f"{given[0]}: no such setting; there are {names}")

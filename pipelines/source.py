@@ -86,7 +86,7 @@ TABLES: dict[str, TTableSchemaColumns] = {
         required="created_after created_before reconciled_at",
     ),
     "rejected_attempts": _columns(
-        text="reason", timestamp="read_at", json="attempt", required="reason read_at attempt"
+        text="reason attempt", timestamp="read_at", required="reason attempt read_at"
     ),
 }
 
@@ -224,8 +224,10 @@ def _resources(groups: Iterable[Package], materialize: bool) -> list[DltResource
         yield package.attempts
 
     @dlt.transformer(data_from=all_packages, columns=TABLES["windows_read"], file_format="parquet")
-    def windows_read(package: Package) -> Iterator[dict[str, object]]:
+    def windows_read(package: Package) -> Iterator[Any]:
         yield from package.windows_read
+        if materialize:
+            yield dlt.mark.materialize_table_schema()
 
     @dlt.transformer(
         data_from=all_packages,
@@ -235,9 +237,8 @@ def _resources(groups: Iterable[Package], materialize: bool) -> list[DltResource
         file_format="parquet",
     )
     def rejected_attempts(package: Package) -> Iterator[Any]:
-        if package.rejected.num_rows:
-            yield package.rejected
-        elif materialize:
+        yield from package.rejected.to_pylist()
+        if materialize:
             yield dlt.mark.materialize_table_schema()
 
     def empty() -> Iterator[Any]:

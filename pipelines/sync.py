@@ -72,22 +72,25 @@ def sync(settings: Settings, now: datetime) -> Outcome:
 
 def fetch_attempts(settings: Settings, sids: Sequence[str], now: datetime) -> None:
     """Merges single attempts by their SIDs. Raises Failure for those the API does not have."""
-    missing = []
+    found, missing = [], []
     with updated(settings) as warehouse, connect(settings, now) as client:
         for sid in sids:
             try:
-                page = client.fetch(sid)
+                found.append(client.fetch(sid))
             except ApiError as error:
                 if error.status != 404:
                     raise
                 missing.append(sid)
-                continue
-            warehouse.load(Package(page.attempts, page.rejected))
-    if missing:
-        raise Failure(
+        unknown = Failure(
             f"Twilio has no attempt {', '.join(missing)}: unknown, or older than 30 days; what the "
             "warehouse has of it is as before"
         )
+        if not found:
+            raise unknown
+        attempts = pa.concat_tables([page.attempts for page in found])
+        warehouse.load(Package(attempts, pa.concat_tables([page.rejected for page in found])))
+    if missing:
+        raise unknown
 
 
 @contextmanager
@@ -130,7 +133,7 @@ def connect(settings: Settings, now: datetime) -> Client:
         settings.page_size,
         settings.timeout,
         now,
-        Pacer(settings.requests_per_minute, settings.directory / "requests.sqlite"),
+        Pacer(settings.requests_per_minute, settings.requests_log),
         settings.give_up_after.total_seconds(),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -235,7 +236,10 @@ def first_line(error: BaseException) -> str:
 
 
 def _why(error: PipelineStepFailed) -> str:
-    return first_line(error.exception or error)
+    """The cause's own words: dlt puts a traceback before them and advice after."""
+    cause = error.exception or error
+    lines = re.findall(r"^[\w.]+(?:Error|Exception): (.+)", str(cause), re.MULTILINE)
+    return lines[-1] if lines else first_line(cause)
 
 
 def _forget_loaded(working_folder: Path) -> None:

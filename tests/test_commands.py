@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +33,7 @@ def test_sync_without_credentials_names_them_and_the_demo(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WAREHOUSE__DIR", str(tmp_path / "w"))
-    for argv in (["sync"], ["sync", "--dry-run"]):
+    for argv in (["sync"], ["sync", "--dry-run"], ["list"], ["fetch", "VL" + "0" * 32]):
         code, line = refused(capsys, *argv)
         assert code == 2
         for name in ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_API_KEY", "make demo"):
@@ -119,7 +122,13 @@ def test_asking_before_the_first_sync(argv: list[str], configured: World, capsys
 
 
 def test_wrong_usage_exits_2(capsys: Capture) -> None:
-    sandbox = (["--port", "99999"], ["--days", "0"], ["--attempts", "-1"], ["--requests", "x"])
+    sandbox = (
+        ["--port", "99999"],
+        ["--days", "0"],
+        ["--attempts", "-1"],
+        ["--requests", "x"],
+        ["--rows", "blue"],
+    )
     for argv in (["sink"], ["sync", "--fast"], [], *(["sandbox", *wrong] for wrong in sandbox)):
         with pytest.raises(SystemExit) as caught:
             main(argv)
@@ -189,6 +198,208 @@ def test_dry_run_says_what_is_due(configured: World, capfd: Capture) -> None:
     capfd.readouterr()
     assert main(["sync", "--dry-run"], now=NOW) == 0
     assert capfd.readouterr().out.startswith("due: 0 attempts in 0 slices")
+
+
+def listed(capfd: Capture, *options: str) -> list[dict[str, str]]:
+    assert main(["list", *options, "--format=csv"], now=NOW) == 0
+    return list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
+
+
+def test_list_shows_what_is_there_now_and_stores_nothing(configured: World, capfd: Capture) -> None:
+    truth = configured.truth()
+    newest = sorted(truth.values(), key=lambda row: row["date_created"])[-20:]
+    found = listed(capfd)
+    assert {row["attempt_sid"] for row in found} == {row["sid"] for row in newest}
+    assert [row["created_at"] for row in found] == sorted(
+        (row["created_at"] for row in found), reverse=True
+    )
+    assert [file.name for file in configured.settings.directory.iterdir()] == ["requests.sqlite"]
+    assert main(["list", "--limit=1"], now=NOW) == 0
+    assert found[0]["attempt_sid"] in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "column", "value"),
+    [
+        ("--service", "service_sid", None),
+        ("--country", "channel_data__country", "BR"),
+        ("--channel", "channel", "whatsapp"),
+        ("--to", "channel_data__to", None),
+        ("--verification", "verification_sid", None),
+        ("--status", "conversion_status", "converted"),
+    ],
+)
+def test_list_takes_every_filter(
+    configured: World, capfd: Capture, option: str, column: str, value: str | None
+) -> None:
+    rows = [*configured.truth().values()]
+    value = value or next(row[column] for row in rows if row["channel"] == "sms")
+    expected = {row["sid"] for row in rows if row[column] == value}
+    found = listed(capfd, option, value, "--limit=5000")
+    assert {row["attempt_sid"] for row in found} == expected
+    assert 0 < len(found) < len(configured.truth())
+
+
+@pytest.mark.parametrize(
+    ("options", "after", "before"),
+    [
+        (["--after=2026-11-18"], "2026-11-18T00", "2026-11-20T12"),
+        (["--after=yesterday"], "2026-11-19T00", "2026-11-20T12"),
+        (["--after=2 days ago", "--before=6 hours ago"], "2026-11-18T12", "2026-11-20T06"),
+        (["--after=2026-11-18T20:00:00-05:00"], "2026-11-19T01", "2026-11-20T12"),
+        (["--after=2026-11-18 20:00", "--before=today"], "2026-11-18T20", "2026-11-20T00"),
+    ],
+)  # fmt: skip
+def test_list_takes_a_window(
+    configured: World, capfd: Capture, options: list[str], after: str, before: str
+) -> None:
+    first, last = (datetime.fromisoformat(f"{hour}:00:00+00:00") for hour in (after, before))
+    expected = {s for s, r in configured.truth().items() if first <= r["date_created"] <= last}
+    found = listed(capfd, *options, "--limit=5000")
+    assert {row["attempt_sid"] for row in found} == expected
+    assert expected
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--country=COL"], "--country"),
+        (["--channel=fax"], "sms, call, email, whatsapp, rbm"),
+        (["--status=pending"], "converted, unconverted"),
+        (["--service=VA12"], "--service"),
+        (["--verification=VL12"], "--verification"),
+        (["--to=573003003030"], "E.164"),
+        (["--after=soon"], "yesterday"),
+        (["--after=10:30"], "--after"),
+        (["--after=today", "--before=yesterday"], "earlier"),
+    ],
+)
+def test_a_wrong_filter_is_told_before_any_request(
+    configured: World, capsys: Capture, options: list[str], told: str
+) -> None:
+    code, line = refused(capsys, "list", *options)
+    assert (code, told in line, "3003003030" in line) == (2, True, False)
+    assert configured.sandbox.log == []
+
+
+def test_what_was_typed_wrongly_is_not_repeated_when_it_is_a_number(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["list", "+573003003030"])
+    assert caught.value.code == 2
+    assert "3003003030" not in capsys.readouterr().err
+
+
+def test_fetch_merges_single_attempts(configured: World, capfd: Capture) -> None:
+    main(["sync"], now=NOW)
+    before = configured.stored()
+    configured.move(hours=30)
+    sids = [sid for sid, row in configured.truth().items() if row != before.get(sid, row)]
+    assert main(["fetch", *sids[:2]], now=configured.now) == 0
+    assert "merged 2 attempts" in capfd.readouterr().out
+    after, truth = configured.stored(), configured.truth()
+    assert {sid: after[sid] for sid in sids[:2]} == {sid: truth[sid] for sid in sids[:2]}
+    assert all(before[sid] != after[sid] for sid in sids[:2])
+    assert {**after, **{sid: before[sid] for sid in sids[:2]}} == before
+
+
+def test_fetch_before_the_first_sync_vouches_for_nothing(configured: World, capfd: Capture) -> None:
+    sid = next(iter(configured.truth()))
+    assert main(["fetch", sid], now=NOW) == 0
+    assert [*configured.stored()] == [sid]
+    assert configured.query("from twilio_verify.windows_read") == []
+    assert main(["sync"], now=NOW) == 0
+    assert configured.stored() == configured.truth()
+
+
+def test_fetch_of_an_unknown_attempt_leaves_what_is_stored(
+    configured: World, capsys: Capture
+) -> None:
+    main(["sync"], now=NOW)
+    capsys.readouterr()
+    stored, oldest = (
+        configured.stored(),
+        min(configured.truth().values(), key=lambda r: r["date_created"]),
+    )
+    configured.move(days=1)  # the oldest is forgotten now
+    known = [*configured.truth()][-1]
+    for missing in (oldest["sid"], "VL" + "0" * 32):
+        assert main(["fetch", missing, known], now=configured.now) == 1
+        told = capsys.readouterr().err
+        assert f"no attempt {missing}: unknown, or older than 30 days" in told
+    assert {**configured.stored(), known: None} == {**stored, known: None}
+    assert configured.stored()[known] == configured.truth()[known]
+
+
+@pytest.mark.parametrize("sid", ["VL12", "VE" + "0" * 32, "VL" + "g" * 32, "../Summary"])
+def test_fetch_of_what_is_no_sid_asks_nobody(configured: World, capsys: Capture, sid: str) -> None:
+    code, line = refused(capsys, "fetch", "VL" + "0" * 32, sid)
+    assert (code, "32 hex digits" in line) == (2, True)
+    assert configured.sandbox.log == []
+    assert not configured.settings.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("STATUS", "converted", "conversion_status"),
+        ("COUNTRY", "COL", "sources.twilio_verify.country"),
+        ("CHANNEL", "fax", "sms, call"),
+        ("TO", "573003003030", "E.164"),
+        ("VERIFY_SERVICE_SID", "VA1", "VA followed by"),
+        ("COUTRY", "CO", "no such setting"),
+        ("GIVE_UP_AFTER", "a while", "give_up_after"),
+    ],
+)
+def test_a_filter_that_cannot_be_synced_by_is_told(
+    configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
+    name: str, value: str, told: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(f"SOURCES__TWILIO_VERIFY__{name}", value)
+    for argv in (["sync"], ["sync", "--dry-run"]):
+        code, line = refused(capsys, *argv)
+        assert (code, told in line, "3003003030" in line) == (2, True, False)
+    assert configured.sandbox.log == []
+
+
+def test_a_misspelt_filter_in_the_configuration_file_is_told(tmp_path: Path) -> None:
+    """It would silently read everything."""
+    (tmp_path / ".dlt").mkdir()
+    text = '[sources.twilio_verify]\ncoutry = "CO"\n'
+    (tmp_path / ".dlt" / "config.toml").write_text(text)
+    told = subprocess.run(
+        [sys.executable, "-m", "pipelines", "sync"],
+        env={**os.environ, "DLT_PROJECT_DIR": str(tmp_path)},
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (told.returncode, "sources.twilio_verify.coutry" in told.stderr) == (2, True)
+
+
+def test_a_dry_run_says_what_the_summary_cannot(
+    configured: World, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCES__TWILIO_VERIFY__TO", "+573003003030")
+    assert main(["sync", "--dry-run"], now=NOW) == 0
+    assert "unknown number of attempts" in capfd.readouterr().out
+    assert configured.sandbox.log == []
+
+
+def test_credentials_are_named_as_they_were_given(tmp_path: Path, configured: World) -> None:
+    (tmp_path / ".dlt").mkdir()
+    text = '[sources.twilio_verify]\nauth_token = "wrong"\n'
+    (tmp_path / ".dlt" / "secrets.toml").write_text(text)
+    environment = {**os.environ, "DLT_PROJECT_DIR": str(tmp_path)}
+    del environment["TWILIO_AUTH_TOKEN"]
+    told = subprocess.run(
+        [sys.executable, "-m", "pipelines", "list"],
+        env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 2
+    assert "TWILIO_ACCOUNT_SID and sources.twilio_verify.auth_token" in told.stderr
+
+
+def test_the_sandbox_names_its_faults(capsys: Capture) -> None:
+    code, line = refused(capsys, "sandbox", "--fail", "429,earthquake")
+    assert (code, "earthquake" in line, "broken_json" in line) == (2, True, True)
 
 
 def test_the_sandbox_command_serves_what_it_says(tmp_path: Path) -> None:

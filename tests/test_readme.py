@@ -78,10 +78,21 @@ def test_every_make_target_it_names_exists() -> None:
     named = set(re.findall(r"\bmake ([a-z]+)", README))
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert named <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    assert {"demo", "test", "sync", "sql", "views", "sandbox", "lint", "bench"} <= named
+    assert {
+        "demo",
+        "test",
+        "sync",
+        "list",
+        "fetch",
+        "sql",
+        "views",
+        "sandbox",
+        "lint",
+        "bench",
+    } <= named
 
 
-@pytest.mark.parametrize("target", ["demo", "sync", "sql", "views", "sandbox"])
+@pytest.mark.parametrize("target", ["demo", "sync", "list", "fetch", "sql", "views", "sandbox"])
 def test_a_make_target_runs_the_command_of_its_name(target: str) -> None:
     command = ["make", "-n", target, "ARGS=--some-option", "QUERY=select 1"]
     told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
