@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlsplit
 
-import pendulum
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from pipelines.chain import Chain, Question
 from pipelines.clock import Clock
 from pipelines.credentials import Credentials
 from pipelines.decode import Page, decode, read_object, read_page
 from pipelines.errors import Failure, Misuse, Unreadable
-from pipelines.filters import NO_FILTERS, PARAMETERS, Filters
+from pipelines.filters import NO_FILTERS, Filters
 from pipelines.pacing import Pacer
-from pipelines.transport import DEFAULT_BASE_URL, ApiError, TooHeavy, Transport, origin
+from pipelines.transport import DEFAULT_BASE_URL, ApiError, TooHeavy, Transport
 
 MAX_PAGE_SIZE = 1000  # the API's own limit
 REQUESTS_PER_MINUTE = 100  # the API's own limit
@@ -30,8 +25,6 @@ _HEAVY_TRIES = 3
 _RESTARTS = 5  # of a slice whose page tokens are refused
 _KEYS_TOLD = 20
 _LIST = "/v2/Attempts"
-_DATES = ("DateCreatedAfter", "DateCreatedBefore")
-_SECOND = timedelta(seconds=1)
 
 log = logging.getLogger("verify_sync")
 
@@ -42,38 +35,6 @@ class Summary(NamedTuple):
     attempts: int
     converted: int
     unconverted: int
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of the list endpoint. Bounds are aware; None = open."""
-
-    after: datetime | None = None
-    before: datetime | None = None
-    filters: Filters = NO_FILTERS
-
-    def parameters(self) -> dict[str, str]:
-        """Whole seconds that hold the window: fractions widen it."""
-        bounds = {}
-        if self.after is not None:
-            bounds["DateCreatedAfter"] = format_instant(self.after)
-        if self.before is not None:
-            up = _SECOND if self.before.microsecond else timedelta()
-            bounds["DateCreatedBefore"] = format_instant(self.before + up)
-        return {**self.filters.parameters(), **bounds}
-
-    def check(self, attempts: pa.Table) -> None:
-        """Raises Failure for attempts of another window or filter than was asked for."""
-        self.filters.check(attempts)
-        if not attempts.num_rows:
-            return
-        created = pc.min_max(attempts["date_created"]).as_py()
-        early = self.after is not None and created["min"] < self.after - 2 * _SECOND
-        if early or (self.before is not None and created["max"] > self.before + 2 * _SECOND):
-            raise Failure(
-                "Twilio answered with attempts of another time than was asked for: it ignores "
-                "DateCreatedAfter or DateCreatedBefore, so nothing of this answer is recorded"
-            )
 
 
 class Client:
@@ -163,20 +124,14 @@ class Client:
 
     def _chain(self, question: Question, page_size: int) -> Iterator[Page]:
         """The pages of one chain, each checked. `page_size` is its whole length the same."""
-        asked = question.parameters()
-        parameters = {**asked, "PageSize": str(page_size)}
+        chain = Chain(question, self._transport.base)
+        parameters = {**question.parameters(), "PageSize": str(page_size)}
         url: str | None = self._list
-        links: set[tuple[tuple[str, str], ...]] = set()
-        known: set[str] = set()
         while url is not None:
             page = self._page(url, parameters, page_size)
             self._check(question, page)
             yield page
-            url, parameters = self._following(page, asked, links), {}
-            sids = set(page.attempts["sid"].to_pylist())
-            if url and sids and sids <= known:
-                raise Failure("a page brought only attempts of earlier ones: next_page_url loops")
-            known |= sids
+            url, parameters = chain.after(page), {}
 
     def _page(self, url: str, parameters: Mapping[str, str], page_size: int) -> Page:
         heavy_tries = _HEAVY_TRIES if page_size > _SMALL_PAGE else None
@@ -199,29 +154,6 @@ class Client:
             self._transport.get(self._list, parameters, self._read_page)
             return False
         return True
-
-    def _following(
-        self, page: Page, asked: Mapping[str, str], links: set[tuple[tuple[str, str], ...]]
-    ) -> str | None:
-        """The next page's URL. Raises Failure unless it goes on with just what was asked."""
-        url, base = page.next_page_url, self._transport.base
-        if not url:
-            return None
-        if not isinstance(url, str) or origin(urlsplit(url)) != origin(base):
-            raise Failure(
-                f"next_page_url leads away from {base.scheme}://{base.netloc}; not followed, as "
-                "it would carry the credentials along"
-            )
-        given = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-        for name in given.keys() & {*PARAMETERS, *_DATES}:
-            if not _same(name, asked.get(name), given[name]):
-                raise Failure(f"next_page_url changes {name}: its pages are not what was asked for")
-        # Without its number, so that a chain cannot go round while counting on.
-        link = tuple(sorted((name, value) for name, value in given.items() if name != "Page"))
-        if link in links:
-            raise Failure("next_page_url leads in a circle: the end of the list is out of reach")
-        links.add(link)
-        return url
 
     def _check(self, question: Question, page: Page) -> None:
         accounts = set(page.attempts["account_sid"].unique().to_pylist())
@@ -247,13 +179,6 @@ class _RefusedToken(Exception):
         self.error = error
 
 
-def format_instant(instant: datetime) -> str:
-    """Whole-second UTC as the API wants it, `2026-11-23T04:00:00Z`; refuses naive datetimes."""
-    if instant.tzinfo is None:
-        raise ValueError("a datetime without a zone means a different instant on every machine")
-    return instant.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _first(limit: int | None, pages: Iterable[Page]) -> Iterator[Page]:
     """Pages up to the one that reaches `limit` rows."""
     rows = 0
@@ -262,16 +187,6 @@ def _first(limit: int | None, pages: Iterable[Page]) -> Iterator[Page]:
         rows += page.attempts.num_rows
         if limit is not None and rows >= limit:
             return
-
-
-def _same(name: str, asked: str | None, given: str) -> bool:
-    """Whether a parameter means the same, in whatever spelling the API gives it back."""
-    if asked is None or name not in _DATES:
-        return asked is not None and asked.lower() == given.lower()
-    try:
-        return pendulum.parse(given) == pendulum.parse(asked)
-    except ValueError:
-        return False
 
 
 def _read_summary(content: bytes) -> Summary:

@@ -6,10 +6,7 @@ resources fed with slices that are already complete.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, cast
 
@@ -23,10 +20,11 @@ from dlt.extract import DltResource
 
 from pipelines.client import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE, TIMEOUT, Client
 from pipelines.credentials import Credentials
-from pipelines.decode import SCHEMA, within
+from pipelines.decode import SCHEMA
 from pipelines.errors import Misuse
-from pipelines.filters import LASTING, NO_FILTERS, Filters
+from pipelines.filters import LASTING, Filters
 from pipelines.pacing import Pacer
+from pipelines.reading import Package, fetch, packages
 from pipelines.transport import DEFAULT_BASE_URL
 from pipelines.windows import (
     DEFAULT_SCHEDULE,
@@ -37,9 +35,6 @@ from pipelines.windows import (
     plan,
     slices,
 )
-
-PACKAGE_ROWS = 100_000  # a load costs 0.2-0.4 CPU s whatever its size, so not many small ones
-READERS = 2  # slices read at a time
 
 
 def _columns(required: str = "", **names_by_type: str) -> TTableSchemaColumns:
@@ -89,97 +84,6 @@ TABLES: dict[str, TTableSchemaColumns] = {
         text="reason attempt", timestamp="read_at", required="reason attempt read_at"
     ),
 }
-
-
-@dataclass(frozen=True)
-class SliceRead:
-    """A slice paged to the end of its chain: `attempts` are all its rows, as `decode.SCHEMA`."""
-
-    account_sid: str
-    filters_hash: str
-    window: Window
-    read_at: datetime  # of the first request, or shortly before it
-    attempts: pa.Table
-    rejected: pa.Table
-    pages: int
-
-    def record(self) -> dict[str, object]:
-        """Its row in `windows_read`."""
-        return {
-            "account_sid": self.account_sid,
-            "filters_hash": self.filters_hash,
-            "created_after": self.window.after,
-            "created_before": self.window.before,
-            "read_at": self.read_at,
-            "attempts": self.attempts.num_rows,
-            "pages": self.pages,
-        }
-
-
-@dataclass(frozen=True)
-class Package:
-    """What is loaded together: rows, and the record of the windows of which they are all."""
-
-    attempts: pa.Table
-    rejected: pa.Table
-    windows_read: Sequence[dict[str, object]] = ()
-
-    @classmethod
-    def of(cls, reads: Sequence[SliceRead]) -> Package:
-        # A table a package, not a page: what dlt does for each costs more than a page's rows.
-        return cls(
-            pa.concat_tables([read.attempts for read in reads]),
-            pa.concat_tables([read.rejected for read in reads]),
-            [read.record() for read in reads],
-        )
-
-
-def fetch(
-    client: Client, pieces: Iterable[Window], filters: Filters = NO_FILTERS
-) -> Iterator[SliceRead]:
-    """Pages the slices and yields them in order, reading ahead of whoever takes them.
-
-    READERS slices are read while an earlier one is loaded; no more than that are in memory.
-    """
-    ahead: deque[Future[SliceRead]] = deque()
-    readers = ThreadPoolExecutor(READERS)
-    try:
-        for piece in pieces:
-            ahead.append(readers.submit(_read_slice, client, piece, filters))
-            if len(ahead) > READERS:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:  # not waiting for readers: one may be waiting for an answer; the client ends the rest
-        readers.shutdown(wait=False, cancel_futures=True)
-
-
-def _read_slice(client: Client, piece: Window, filters: Filters) -> SliceRead:
-    """Asks a second wider on each side: whether the API includes its bounds is not documented."""
-    read_at = client.clock()
-    pages = client.read(piece.after - SECOND, piece.before + SECOND, filters)
-    attempts = [within(page.attempts, piece.after, piece.before) for page in pages]
-    return SliceRead(
-        client.account_sid,
-        filters.hash,
-        piece,
-        read_at,
-        pa.concat_tables(attempts),
-        pa.concat_tables([page.rejected for page in pages]),
-        len(pages),
-    )
-
-
-def packages(reads: Iterable[SliceRead]) -> Iterator[list[SliceRead]]:
-    """Slices in groups of about PACKAGE_ROWS attempts, in order."""
-    group: list[SliceRead] = []
-    for read in reads:
-        group.append(read)
-        if sum(r.attempts.num_rows for r in group) >= PACKAGE_ROWS:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def windows_read_sql(account_sid: str, filters_hash: str, since: datetime, schema: str = "") -> str:

@@ -15,8 +15,8 @@ import pyarrow as pa
 from pipelines.client import Client
 from pipelines.errors import Failure
 from pipelines.pacing import Pacer
+from pipelines.reading import Package, SliceRead, fetch, packages
 from pipelines.settings import Settings, require_credentials
-from pipelines.source import Package, SliceRead, fetch, packages
 from pipelines.transport import ApiError, Counts
 from pipelines.warehouse import Warehouse
 from pipelines.windows import Window, plan, slices

@@ -19,14 +19,9 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from filelock import FileLock, Timeout
 
 from pipelines.errors import Failure, Misuse
+from pipelines.reading import Package
 from pipelines.settings import Settings
-from pipelines.source import (
-    TABLES,
-    Package,
-    as_windows_read,
-    loaded,
-    windows_read_sql,
-)
+from pipelines.source import TABLES, as_windows_read, loaded, windows_read_sql
 from pipelines.windows import RETENTION, SETTLED_AFTER, WindowRead
 
 SCHEMA = "twilio_verify"

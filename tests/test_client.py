@@ -14,14 +14,12 @@ import pytest
 from twilio.base.exceptions import TwilioRestException
 from twilio.rest import Client as Official
 
-from pipelines.client import (
-    Client,
-    Filters,
-    format_instant,
-)
+from pipelines.chain import format_instant
+from pipelines.client import Client
 from pipelines.clock import Clock
 from pipelines.credentials import Credentials
 from pipelines.errors import Failure, Misuse
+from pipelines.filters import Filters
 from pipelines.pacing import Pacer
 from pipelines.transport import ApiError, RefusedCredentials
 from tests.conftest import NOW, PACELESS, World, as_columns

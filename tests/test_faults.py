@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import pacing, transport
+from pipelines import pacing, retries
 from pipelines.__main__ import main
 from pipelines.sandbox.faults import _ODD, KINDS
 from pipelines.sandbox.switches import Limits
@@ -32,8 +32,8 @@ _DIGITS, _ADDRESS = re.compile(rb"\d{7,15}"), re.compile(rb"user\d+(?:@|%40)[\w.
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(transport, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(retries, "LONGEST_WAIT", 0.05)
 
 
 class Operator:

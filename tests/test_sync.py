@@ -14,10 +14,11 @@ import dlt
 import duckdb
 import pytest
 
-from pipelines import source
+from pipelines import reading, source
 from pipelines.credentials import Credentials
 from pipelines.errors import Misuse
-from pipelines.source import TABLES, Package, loaded, twilio_verify
+from pipelines.reading import Package, SliceRead, fetch
+from pipelines.source import TABLES, loaded, twilio_verify
 from pipelines.sync import connect, due, due_slices
 from pipelines.warehouse import Warehouse
 from tests.conftest import NOW, World
@@ -105,10 +106,10 @@ def test_of_doubles_in_one_load_the_last_read_stays(world: World) -> None:
     """Two reads of the same window in one package, the later one first: the later one counts."""
     windows = due_slices(Warehouse(world.settings), world.settings, world.now)[-3:]
     client = connect(world.settings, world.now)
-    early = list(source.fetch(client, windows))
+    early = list(fetch(client, windows))
     world.move(hours=3)
     late_client = connect(world.settings, world.now)
-    late = list(source.fetch(late_client, windows))
+    late = list(fetch(late_client, windows))
     warehouse = Warehouse(world.settings)
     with warehouse.opened():
         warehouse.load(Package.of([*late, *early]))
@@ -133,7 +134,7 @@ def test_an_empty_account_creates_every_table_and_view(make_world: MakeWorld) ->
 def test_packages_are_loaded_oldest_first_and_small(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "PACKAGE_ROWS", 300)
+    monkeypatch.setattr(reading, "PACKAGE_ROWS", 300)
     outcome = world.sync()
     loads = world.query(
         "select _dlt_load_id, min(created_after) as first, max(created_before) as last,"
@@ -278,7 +279,7 @@ def test_windows_read_come_back_in_utc() -> None:
     assert found.window.after.tzinfo is timezone.utc
 
 
-def _package(world: World) -> list[source.SliceRead]:
+def _package(world: World) -> list[SliceRead]:
     windows = due_slices(Warehouse(world.settings), world.settings, world.now)[:10]
     client = connect(world.settings, world.now)
-    return list(source.fetch(client, windows))
+    return list(fetch(client, windows))

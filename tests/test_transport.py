@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import transport
+from pipelines import retries, transport
 from pipelines.client import Client, Summary
 from pipelines.clock import Clock
 from pipelines.credentials import Credentials
@@ -82,8 +82,8 @@ def client_of(url: str, **options: Any) -> Client:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(transport, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(retries, "LONGEST_WAIT", 0.05)
 
 
 def error(status: int, **headers: str) -> Answer:
@@ -200,7 +200,7 @@ class Virtual:
         self.waits: list[float] = []
         monkeypatch.setattr(Pacer, "pause", lambda _, seconds: self.waits.append(seconds))
         clock = SimpleNamespace(monotonic=lambda: self.now, time=time.time)
-        monkeypatch.setattr(transport, "time", clock)
+        monkeypatch.setattr(retries, "time", clock)
 
     @property
     def now(self) -> float:
@@ -233,7 +233,7 @@ def test_ten_minutes_of_outage_are_survived(
         assert client.summary() == Summary(3, 2, 1)
     assert seconds <= virtual.now
     if not headers:
-        assert max(virtual.waits) <= transport.LONGEST_WAIT
+        assert max(virtual.waits) <= retries.LONGEST_WAIT
         assert virtual.waits[:5] != sorted(set(map(round, virtual.waits[:5])))  # jitter
         assert all(later > earlier for earlier, later in itertools.pairwise(virtual.waits[:5]))
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines import warehouse as module
 from pipelines.errors import Failure
-from pipelines.source import Package, fetch
+from pipelines.reading import Package, fetch
 from pipelines.sync import connect, due_slices
 from pipelines.warehouse import Warehouse, sql_folder, view_files
 from tests.conftest import World

@@ -1,0 +1,113 @@
+"""Which failures pass, how long until the next try, and when it was the last one."""
+
+from __future__ import annotations
+
+import random
+import ssl
+import time
+from typing import Any
+
+import requests
+import urllib3
+from tenacity import RetryCallState, wait_exponential, wait_random
+
+from pipelines.clock import instant_of
+from pipelines.errors import Failure
+
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between tries, doubling
+_PASSING = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+)
+
+
+class Passing(Failure):
+    """What may be gone at the next try. `retry_after` is in seconds, if the server said.
+
+    `is_heavy`: a smaller question may avoid it.
+    """
+
+    def __init__(
+        self, why: Failure | str, is_heavy: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(str(why))
+        self.is_heavy, self.retry_after = is_heavy, retry_after
+
+
+class Tries:
+    """The failures of one question so far: when they began, how many in a row were heavy.
+
+    Over when nothing else has come for `give_up_after` seconds, or after `heavy_tries`. Its
+    methods are tenacity's hooks.
+    """
+
+    def __init__(self, give_up_after: float, heavy_tries: int | None) -> None:
+        self._give_up_after, self._heavy_tries = give_up_after, heavy_tries
+        self._began: float | None = None  # waiting for a slot before the first try is no outage
+        self._heavy = 0
+        jitter = wait_random(0, FIRST_WAIT)
+        self._backoff = wait_exponential(FIRST_WAIT, LONGEST_WAIT - FIRST_WAIT) + jitter
+
+    @property
+    def are_heavy(self) -> bool:
+        return self._heavy_tries is not None and self._heavy >= self._heavy_tries
+
+    def note(self, state: RetryCallState) -> None:
+        if self._began is None:
+            self._began = time.monotonic()
+        self._heavy = self._heavy + 1 if _failure(state).is_heavy else 0
+
+    def wait(self, state: RetryCallState) -> float:
+        """As told by the server, but not beyond the last try; else longer each time."""
+        told = _failure(state).retry_after
+        if told is None:
+            return self._backoff(state)
+        return min(told, max(self._left(), FIRST_WAIT)) + random.uniform(0, FIRST_WAIT)
+
+    def are_over(self, _: RetryCallState) -> bool:
+        return self.are_heavy or self._left() <= 0
+
+    def _left(self) -> float:
+        began = time.monotonic() if self._began is None else self._began
+        return self._give_up_after - (time.monotonic() - began)
+
+
+def without_answer(error: requests.RequestException, host: str) -> Failure:
+    """Passing, unless it stays so. The error itself names the URL, and with it a phone number."""
+    found = _inner(error)
+    why = f"no answer from {host}: {type(found).__name__}"
+    # A certificate stays wrong, and whoever showed it is to get no more questions.
+    untrusted = any(
+        isinstance(e, ssl.SSLCertVerificationError) for e in (found, *getattr(found, "args", ()))
+    )
+    if untrusted or not isinstance(error, _PASSING):
+        return Failure(why)
+    slow = isinstance(error, requests.ReadTimeout)  # of the body's bytes it is a wrapped one
+    return Passing(why, slow or isinstance(found, urllib3.exceptions.ReadTimeoutError))
+
+
+def retry_after(response: requests.Response) -> float | None:
+    """Seconds from now; a date is reckoned by the server's own clock. None if it says nothing."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    then, now = instant_of(text), instant_of(response.headers.get("Date"))
+    if then is None:
+        return None
+    seconds = then.timestamp() - (now.timestamp() if now else time.time())
+    return seconds if seconds > 0 else None
+
+
+def _failure(state: RetryCallState) -> Passing:
+    failure = state.outcome.exception() if state.outcome else None
+    assert isinstance(failure, Passing)
+    return failure
+
+
+def _inner(error: requests.RequestException) -> BaseException:
+    """What urllib3 found, which requests wraps more than once."""
+    inner: Any = error.args[0] if error.args else None
+    inner = getattr(inner, "reason", None) or inner
+    return inner if isinstance(inner, BaseException) else error
