@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytz
 
-from pipelines.errors import Failure, Misuse
+from pipelines.errors import Failure, Misuse, keep_secret
 
 CHANNELS = ("sms", "call", "email", "whatsapp", "rbm")
 STATUSES = ("converted", "unconverted")
@@ -63,6 +63,21 @@ class Filters:
             except ValueError as error:
                 raise Misuse(f"{(names or {}).get(name, name)}: {error}") from None
         return cls(**found)
+
+    @classmethod
+    def lasting(
+        cls, given: Mapping[str, str | None], names: Mapping[str, str] | None = None
+    ) -> Filters:
+        """As `of`, of those that can be synced by; any other, `status` first, is a Misuse."""
+        for name in given.keys() - set(LASTING):
+            why = (
+                "an attempt's status changes, and one that has become converted would never be "
+                "read again; sync all of them and select by conversion_status in SQL"
+                if name == "status"
+                else f"no filter to sync by; there are {', '.join(LASTING)}"
+            )
+            raise Misuse(f"{(names or {}).get(name, name)}: {why}")
+        return cls.of(given, names)
 
     def parameters(self) -> dict[str, str]:
         """As query parameters. Unknown ones are ignored by the API, so the names matter."""
@@ -135,6 +150,7 @@ def _destination(text: str) -> str:
             "neither a phone number in E.164 (a plus sign, country code and number, at most 15 "
             "digits and nothing between them) nor an e-mail address"
         )
+    keep_secret(text.removeprefix("+"))  # whoever quotes it, in whatever form
     return text
 
 

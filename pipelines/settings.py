@@ -171,16 +171,9 @@ def _timezone(name: str) -> str:
 
 
 def _filters() -> Filters:
-    """Those that can be synced by. A `status` cannot: it is what changes."""
-    if _read(_API, "status", str, None):
-        raise Misuse(
-            f"{_API}.status: an attempt's status changes, and one that has become converted would "
-            "never be read again; sync all of them and select by conversion_status in SQL"
-        )
-    return Filters.of(
-        {name: _read(_API, name, str, None) for name in LASTING},
-        {name: f"{_API}.{name}" for name in LASTING},
-    )
+    names = {name: f"{_API}.{name}" for name in (*LASTING, "status")}
+    given = {name: _read(_API, name, str, None) for name in names}
+    return Filters.lasting({name: text for name, text in given.items() if text}, names)
 
 
 def _credentials() -> Credentials | None:

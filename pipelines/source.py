@@ -6,12 +6,14 @@ resources fed with slices that are already complete.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, cast
 
 import dlt
 import pyarrow as pa
+from dlt.common.configuration import configspec
+from dlt.common.configuration.specs import BaseConfiguration
 from dlt.common.data_types import TDataType
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.schema.typing import TColumnSchema, TTableSchemaColumns
@@ -22,7 +24,7 @@ from pipelines.client import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE, TIMEOUT, Client
 from pipelines.credentials import Credentials
 from pipelines.decode import SCHEMA
 from pipelines.errors import Misuse
-from pipelines.filters import LASTING, Filters
+from pipelines.filters import Filters
 from pipelines.pacing import Pacer
 from pipelines.reading import Package, fetch, packages
 from pipelines.transport import DEFAULT_BASE_URL
@@ -162,49 +164,56 @@ def loaded(package: Package, materialize: bool = True) -> list[DltResource]:
     return _resources([package], materialize)
 
 
-@dlt.source(name="twilio_verify", section="twilio_verify", max_table_nesting=0)
+@configspec
+class SourceCredentials(BaseConfiguration):
+    """What dlt looks up for `twilio_verify`, and all of it: it also takes `BASE_URL` or `COUNTRY`
+    in the environment, whoever they are meant for, for arguments of these names."""
+
+    account_sid: TSecretStrValue = None  # type: ignore[assignment]
+    auth_token: TSecretStrValue | None = None
+    api_key: TSecretStrValue | None = None
+    api_secret: TSecretStrValue | None = None
+
+
+@dlt.source(
+    name="twilio_verify", section="twilio_verify", max_table_nesting=0, spec=SourceCredentials
+)
 def twilio_verify(
     account_sid: str = dlt.secrets.value,
-    auth_token: TSecretStrValue | None = None,
-    api_key: TSecretStrValue | None = None,
-    api_secret: TSecretStrValue | None = None,
+    auth_token: str | None = None,
+    api_key: str | None = None,
+    api_secret: str | None = None,
+    *,
+    filters: Mapping[str, str] | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
     base_url: str = DEFAULT_BASE_URL,
     page_size: int = MAX_PAGE_SIZE,
     requests_per_minute: int = REQUESTS_PER_MINUTE,
     timeout: float = TIMEOUT,
-    verify_service_sid: str | None = None,
-    country: str | None = None,
-    channel: str | None = None,
-    to: str | None = None,
-    verification_sid: str | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
     now: datetime | None = None,
 ) -> list[DltResource]:
     """Attempts of one Twilio account, merged on `sid`, for use in any dlt pipeline.
 
     Without `created_after` and `created_before` (aware) it reads what is due: all of retention
     on the first run, then new attempts and, by the destination's own `windows_read`, those that
-    have reached an age at which they are read again. `now` defaults to the clock. Progress is
-    kept per set of filters; those given here never change for an attempt.
+    have reached an age at which they are read again. `now` defaults to the clock. Of `filters`
+    there are those that never change for an attempt: verify_service_sid, country, channel, to,
+    verification_sid; progress is kept per set of them.
     Raises Misuse for credentials that make no pair, a window or a filter that is none, Failure
     when Twilio cannot be read.
     """
     credentials = Credentials.of(account_sid, auth_token, api_key, api_secret)
     now = now or datetime.now(timezone.utc)
-    values = (verify_service_sid, country, channel, to, verification_sid)
-    filters = Filters.of(dict(zip(LASTING, values, strict=True)))
+    chosen = Filters.lasting(filters or {})
     named = _named_window(created_after, created_before, now)
 
     def groups() -> Iterator[Package]:
-        due = (
-            [named]
-            if named
-            else plan(_read_before(account_sid, filters, now), DEFAULT_SCHEDULE, now)
-        )
+        read = [] if named else _read_before(account_sid, chosen, now)
+        due = [named] if named else plan(read, DEFAULT_SCHEDULE, now)
         pacer = Pacer(requests_per_minute)
         with Client(credentials, base_url, page_size, timeout, now, pacer) as client:
-            yield from map(Package.of, packages(fetch(client, slices(due), filters)))
+            yield from map(Package.of, packages(fetch(client, slices(due), chosen)))
 
     return _resources(groups(), materialize=True)
 

@@ -1,13 +1,15 @@
 """`make bench`: verify-sync beside dlt's stock rest_api source, on one sandbox, in one run.
 
 Each contender is a process of its own, so CPU seconds and peak memory are the kernel's count of
-that process alone; the sandbox is another process, with its rate limit lifted.
+that process alone; the sandbox is another process, with its rate limit lifted. Then a soak, with
+the limit as Twilio has it and three answers in ten failing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -17,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +28,11 @@ import orjson
 import psutil
 import requests
 
+from pipelines.sandbox.account import Account
+from pipelines.sandbox.sends import DAY
 from pipelines.sandbox.server import Sandbox
+from pipelines.sandbox.switches import Faults, Limits
+from tests.conftest import as_columns, busiest, is_whole
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OURS = [("verify-sync sync", ["-m", "pipelines", "sync"])]
@@ -45,14 +52,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--attempts", type=int, default=200_000)
     parser.add_argument("--served", type=int, default=1_000_000)
+    parser.add_argument("--only", choices=["compare", "serve", "soak"])
     parser.add_argument("--peer", choices=["rest_api"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peer:
         peer_rest_api()
         return
     print(f"{os.cpu_count()} cores; medians where a contender ran more than once\n")
-    compare(arguments.attempts)
-    serve(arguments.served)
+    parts = {
+        "compare": lambda: compare(arguments.attempts),
+        "serve": lambda: serve(arguments.served),
+        "soak": soak,
+    }
+    for name, part in parts.items():
+        if arguments.only in (None, name):
+            part()
 
 
 def compare(attempts: int) -> None:
@@ -84,6 +98,60 @@ def serve(attempts: int) -> None:
         print(f"\nsandbox: {speed:,.0f} of {total:,} attempts a CPU second, {memory:,.0f} MB")
 
 
+def soak() -> None:
+    """A first sync of about 300 pages at 100 requests a minute; of the answers 3 in 10 fail."""
+    limits, faults = Limits(), Faults(fail="all", hang=8, rows="mixed")
+    began = time.time()
+    account = Account(attempts=14_000, since=int(began) - 30 * DAY)
+    with Still(account, now=lambda: began, limits=limits, faults=faults) as sandbox:
+        settings = {"PAGE_SIZE": "60", "TIMEOUT": "5"}
+        extra = {f"SOURCES__TWILIO_VERIFY__{name}": value for name, value in settings.items()}
+        with tempfile.TemporaryDirectory() as folder:
+            environment = {**as_ours(sandbox.url, Path(folder)), **extra}
+            started = time.monotonic()
+            command = [sys.executable, "-m", "pipelines", "sync"]
+            told = subprocess.run(
+                command,
+                cwd=REPOSITORY,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            wall = time.monotonic() - started
+            if told.returncode:
+                sys.exit(f"the soak failed:\n{told.stderr}")
+            wrong = differences(Path(folder) / "verify.duckdb", sandbox)
+    log = sandbox.log
+    failed = sum(request.fault is not None for request in log)
+    refused = sum(request.status == 429 and request.fault is None for request in log)
+    least = 60 * (math.ceil(len(log) / limits.requests) - 1)
+    print(
+        f"\nsoak: {len(log)} requests, {failed} of them failed; at most "
+        f"{busiest([request.at for request in log], limits.seconds)} in any 60 s, limit "
+        f"{limits.requests}, {refused} over it; {wrong} attempts missing or wrong; "
+        f"{wall:.0f} s, {wall / least:.2f} times what the limit itself takes"
+    )
+
+
+class Still(Sandbox):
+    """An account that stands still, so that a long run can be held against it, by a right clock."""
+
+    def headers(self, retry_after: int | None) -> dict[str, str]:
+        return {**super().headers(retry_after), "Date": formatdate(usegmt=True)}
+
+
+def differences(published: Path, sandbox: Sandbox) -> int:
+    """How many attempts are missing, too many or otherwise than the sandbox has them."""
+    truth = {a["sid"]: as_columns(a) for a in sandbox.truth() if is_whole(a)}
+    with duckdb.connect(str(published), read_only=True) as connection:
+        answer = connection.execute("select * exclude (read_at) from twilio_verify.attempts")
+        names = [column[0] for column in answer.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    wrong = sum(truth.pop(row["sid"], None) != row for row in rows)
+    return wrong + len(truth)
+
+
 def median(costs: list[Cost]) -> Cost:
     """Of each measure its own median: single runs vary by a fifth on a shared machine."""
     return Cost(*(statistics.median(values) for values in zip(*costs, strict=True)))
@@ -98,14 +166,8 @@ def report(ours: Cost, peer: Cost) -> None:
 
 def measure(command: list[str], url: str, folder: Path, name: str) -> Cost:
     folder.mkdir()
-    environment = {
-        **os.environ,
-        "SOURCES__TWILIO_VERIFY__BASE_URL": url,
-        "TWILIO_ACCOUNT_SID": Sandbox.account_sid,
-        "TWILIO_AUTH_TOKEN": Sandbox.auth_token,
-        "WAREHOUSE__DIR": str(folder),
-        "RUNTIME__DLTHUB_TELEMETRY": "false",
-    }
+    environment = as_ours(url, folder)
+    environment["SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE"] = "100000"
     started = time.monotonic()
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     child = subprocess.Popen(
@@ -123,6 +185,18 @@ def measure(command: list[str], url: str, folder: Path, name: str) -> Cost:
     cost = Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, rows)
     print(f"{name:22}{cost.wall:9.1f}{cost.cpu:9.1f}{cost.peak:9.0f}{cost.rows:11,.0f}")
     return cost
+
+
+def as_ours(url: str, folder: Path) -> dict[str, str]:
+    """The environment of a sync from the sandbox at `url` into `folder`."""
+    return {
+        **os.environ,
+        "SOURCES__TWILIO_VERIFY__BASE_URL": url,
+        "TWILIO_ACCOUNT_SID": Sandbox.account_sid,
+        "TWILIO_AUTH_TOKEN": Sandbox.auth_token,
+        "WAREHOUSE__DIR": str(folder),
+        "RUNTIME__DLTHUB_TELEMETRY": "false",
+    }
 
 
 @contextmanager

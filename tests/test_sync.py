@@ -246,6 +246,32 @@ def test_the_source_works_in_anyones_pipeline(world: World, tmp_path: object) ->
     }
 
 
+def test_the_source_heeds_no_variable_of_somebody_elses(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    """dlt itself would take these for arguments of their names."""
+    for name, value in {"BASE_URL": "http://127.0.0.1:9", "COUNTRY": "CO", "TO": "x"}.items():
+        monkeypatch.setenv(name, value)
+    pipeline = dlt.pipeline(
+        "theirs", pipelines_dir=f"{tmp_path}/theirs",
+        destination=dlt.destinations.duckdb(f"{tmp_path}/theirs.duckdb"), dataset_name="raw",
+    )  # fmt: skip
+    sandbox = world.sandbox
+    token = (sandbox.account_sid, sandbox.auth_token)
+    only = {"country": "BR"}
+    pipeline.run(twilio_verify(*token, filters=only, base_url=sandbox.url, now=world.now))
+    with duckdb.connect(f"{tmp_path}/theirs.duckdb", read_only=True) as connection:
+        stored = {sid for (sid,) in connection.execute("select sid from raw.attempts").fetchall()}
+    truth = world.truth().items()
+    assert stored == {sid for sid, row in truth if row["channel_data__country"] == "BR"}
+
+
+@pytest.mark.parametrize("filters", [{"status": "converted"}, {"contry": "CO"}, {"country": "C"}])
+def test_the_source_refuses_a_filter_that_is_none(filters: dict[str, str]) -> None:
+    with pytest.raises(Misuse, match=next(iter(filters))):
+        twilio_verify("AC" + "0" * 32, "token", filters=filters)
+
+
 def test_a_pending_package_of_another_account_is_not_mixed_in(world: World) -> None:
     """Its account is known only once it is loaded: the check comes after."""
     warehouse, package = Warehouse(world.settings), _package(world)

@@ -8,6 +8,7 @@ import hmac
 import json
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import deque
@@ -173,6 +174,10 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
     sandbox: Sandbox
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # who hung up will not be answered
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
