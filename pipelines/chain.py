@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -75,10 +76,10 @@ class Chain:
         for name in given.keys() & {*PARAMETERS, *_DATES}:
             if not _same(name, self._asked.get(name), given[name]):
                 raise Failure(f"next_page_url changes {name}: its pages are not what was asked for")
-        self._check_progress(given, set(page.attempts["sid"].to_pylist()))
+        self._check_progress(given, page.sids)
         return url
 
-    def _check_progress(self, given: dict[str, str], sids: set[str]) -> None:
+    def _check_progress(self, given: dict[str, str], sids: AbstractSet[str]) -> None:
         # Without its number, so that a chain cannot go round while counting on.
         link = tuple(sorted((name, value) for name, value in given.items() if name != "Page"))
         if link in self._links:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -74,10 +75,12 @@ _PAGE = pj.ParseOptions(
 class Page:
     """A page: `attempts` as a table of `SCHEMA`, what of it could not be one, and what follows.
 
-    `rejected` is a table of `REJECTED`; `unknown_keys` are those kept in `extra`.
+    `sids` are those of `attempts`, each once; `rejected` is a table of `REJECTED`; `unknown_keys`
+    are those kept in `extra`.
     """
 
     attempts: pa.Table
+    sids: AbstractSet[str]
     rejected: pa.Table = field(default_factory=REJECTED.empty_table)
     unknown_keys: frozenset[str] = frozenset()
     next_page_url: Any = None
@@ -126,7 +129,7 @@ def _usual_page(content: bytes, read_at: datetime) -> Page | None:
     table = _table(records, pa.nulls(len(records), pa.string()), read_at)
     if table["date_created"].null_count:
         return None
-    return Page(table, next_page_url=metas[0]["next_page_url"])
+    return Page(table, sids, next_page_url=metas[0]["next_page_url"])
 
 
 def decode(attempts: Sequence[Any], read_at: datetime, next_page_url: Any = None) -> Page:
@@ -146,6 +149,7 @@ def decode(attempts: Sequence[Any], read_at: datetime, next_page_url: Any = None
     rejected += [(row, "no usable date_created") for row in undated]
     return Page(
         table.take(pa.array(list(kept.values()), pa.int64())),
+        kept.keys(),
         pa.Table.from_pylist(
             [{"reason": why, "read_at": read_at, "attempt": _json(row)} for row, why in rejected],
             REJECTED,
