@@ -21,8 +21,11 @@ from pipelines.filters import Filters, attempt_sid
 from pipelines.query import open_published, prompt, run_query
 from pipelines.sandbox.switches import SWITCHES
 from pipelines.settings import Settings, load_settings
-from pipelines.sync import Outcome, due, fetch_attempts, limit_seconds, sync
+from pipelines.sync import Outcome, due, fetch_attempts, limit_seconds, not_there, sync
 from pipelines.warehouse import Warehouse
+from pipelines.windows import RETENTION
+
+log = logging.getLogger("verify_sync")
 
 
 def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
@@ -70,7 +73,7 @@ def _cost(outcome: Outcome) -> str:
     if counts.retries:
         parts.append(f"of which {counts.retries:,} tried again")
     if outcome.rejected:
-        parts.append(f"{outcome.rejected:,} rejected (see twilio_verify.rejected_attempts)")
+        parts.append(f"{outcome.rejected:,} rejected")
     return ", ".join([*parts, f"{outcome.seconds:.1f} s"])
 
 
@@ -83,13 +86,14 @@ def _print_due(settings: Settings, now: datetime) -> None:
         attempts = "?" if piece.attempts is None else f"{piece.attempts:,}"
         print(f"{window}{attempts:>10}{piece.requests:>10,}")
     requests = sum(piece.requests for piece in found)
-    seconds = limit_seconds(requests, settings.requests_per_minute)
+    asked = sum(piece.attempts is not None for piece in found)
+    seconds = limit_seconds(requests + asked, settings.requests_per_minute)
     attempts = _count(sum(piece.attempts or 0 for piece in found), "attempt")
     if any(piece.attempts is None for piece in found):
         attempts = "an unknown number of attempts (Twilio's Summary has no such filter)"
     print(
         f"due: {attempts} in {_count(len(found), 'slice')}, {_count(requests, 'request')}; "
-        f"the rate limit allows them in {seconds // 60} min"
+        f"after the {asked:,} of this dry run the rate limit allows them in {seconds // 60} min"
     )
 
 
@@ -99,10 +103,12 @@ def _list(arguments: argparse.Namespace, settings: Settings, now: datetime) -> N
 
     given = {name: getattr(arguments, name) for name in FILTER_OPTIONS}
     filters = Filters.of(given, FILTER_OPTIONS)
-    after = instant(arguments.after, now, "--after") if arguments.after else None
-    before = instant(arguments.before, now, "--before") if arguments.before else None
+    after = instant(arguments.after, now, "--after")
+    before = instant(arguments.before, now, "--before")
     if after and before and after >= before:
         raise Misuse("--after must be earlier than --before")
+    if min(after or now, before or now) < now - RETENTION:
+        log.warning("Twilio has forgotten what is older than 30 days")
     show(settings, now, filters, (after, before), arguments.limit, arguments.format)
 
 
@@ -113,8 +119,12 @@ def _fetch(arguments: argparse.Namespace, settings: Settings, now: datetime) -> 
             attempt_sid(sid)
         except ValueError as error:
             raise Misuse(f"{sid}: {error}") from None
-    fetch_attempts(settings, arguments.sid, now)
-    print(f"merged {_count(len(arguments.sid), 'attempt')}; published {_shown(settings.published)}")
+    sids = dict.fromkeys(arguments.sid)  # each once
+    missing = fetch_attempts(settings, sids, now)
+    merged = _count(len(sids) - len(missing), "attempt")
+    print(f"merged {merged}; published {_shown(settings.published)}")
+    if missing:
+        raise Failure(not_there(missing))
 
 
 def _demo(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
@@ -210,7 +220,6 @@ def _log_to_stderr() -> None:
     handler.setFormatter(
         _Redacted("%(message)s" if sys.stderr.isatty() else "%(asctime)s %(message)s")
     )
-    log = logging.getLogger("verify_sync")
     log.handlers = [handler]
     log.setLevel(logging.INFO)
 

@@ -59,8 +59,10 @@ def parser_of(commands: Commands) -> argparse.ArgumentParser:
     return parser
 
 
-def instant(text: str, now: datetime, option: str) -> datetime:
+def instant(text: str | None, now: datetime, option: str) -> datetime | None:
     """An ISO date or date and time (UTC unless it says otherwise), `yesterday`, `2 days ago`."""
+    if text is None:
+        return None
     plain = text.strip().lower()
     days = {"today": 0, "yesterday": 1}
     if plain in days:
@@ -76,8 +78,8 @@ def instant(text: str, now: datetime, option: str) -> datetime:
         parsed = None
     if not isinstance(parsed, datetime):
         raise Misuse(
-            f"{option}: '{text}' is no time; write 2026-11-23, 2026-11-23T08:00:00-05:00, "
-            "yesterday or '2 days ago'"
+            f"{option}: '{text}' is no time; write 2026-11-23, 2026-11-23T08:00:00-05:00, today, "
+            "yesterday, '6 hours ago' or '2 days ago'"
         )
     return datetime.fromtimestamp(parsed.timestamp(), timezone.utc)  # pendulum's own zones differ
 
@@ -91,7 +93,11 @@ def _sync(command: argparse.ArgumentParser) -> None:
 def _list(command: argparse.ArgumentParser) -> None:
     for name, option in FILTER_OPTIONS.items():
         command.add_argument(option, dest=name, metavar=name.upper(), help=_HELP[name])
-    command.add_argument("--after", help="created after: a date, a time, yesterday, '2 days ago'")
+    command.add_argument(
+        "--after",
+        help="created after: a date or a date and time (UTC unless it says otherwise), today, "
+        "yesterday, '6 hours ago', '2 days ago'",
+    )
     command.add_argument("--before", help="created before, likewise")
     command.add_argument(
         "--limit", type=_between(int, 1, 10**7), default=20, help="at most so many"

@@ -47,7 +47,8 @@ class Question:
         if early or (self.before is not None and created["max"] > self.before + 2 * _SECOND):
             raise Failure(
                 "Twilio answered with attempts of another time than was asked for: it ignores "
-                "DateCreatedAfter or DateCreatedBefore, so nothing of this answer is recorded"
+                "DateCreatedAfter or DateCreatedBefore, so nothing of this list is recorded; "
+                "report it to Twilio"
             )
 
 
@@ -64,18 +65,24 @@ class Chain:
 
         Raises Failure unless it goes on with what was asked, of the same host, towards an end.
         """
-        url = page.next_page_url
-        if not url:
+        if not page.next_page_url:
             return None
-        if not isinstance(url, str) or origin(urlsplit(url)) != origin(self._base):
-            raise Failure(
-                f"next_page_url leads away from {self._base.scheme}://{self._base.netloc}; not "
-                "followed, as it would carry the credentials along"
+        url = str(page.next_page_url)
+        try:
+            parts = urlsplit(url)
+            leads_away = origin(parts) != origin(self._base)
+        except ValueError:
+            raise _misled("is no address") from None
+        if leads_away:
+            where = f"{parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
+            raise _misled(
+                f"leads away from {self._base.scheme}://{self._base.netloc} to {where}, where the "
+                "credentials do not belong"
             )
-        given = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+        given = dict(parse_qsl(parts.query, keep_blank_values=True))
         for name in given.keys() & {*PARAMETERS, *_DATES}:
             if not _same(name, self._asked.get(name), given[name]):
-                raise Failure(f"next_page_url changes {name}: its pages are not what was asked for")
+                raise _misled(f"changes {name}, so what follows is not what was asked for")
         self._check_progress(given, page.sids)
         return url
 
@@ -83,11 +90,18 @@ class Chain:
         # Without its number, so that a chain cannot go round while counting on.
         link = tuple(sorted((name, value) for name, value in given.items() if name != "Page"))
         if link in self._links:
-            raise Failure("next_page_url leads in a circle: the end of the list is out of reach")
+            raise _misled("leads in a circle, so the end of the list is out of reach")
         if sids and sids <= self._sids:
-            raise Failure("a page brought only attempts of earlier ones: next_page_url loops")
+            raise _misled("loops: a page brought only attempts of earlier ones")
         self._links.add(link)
         self._sids |= sids
+
+
+def _misled(how: str) -> Failure:
+    return Failure(
+        f"next_page_url {how}; nothing of this list is recorded: run again, and if it stays so, "
+        "report it to Twilio"
+    )
 
 
 def origin(parts: SplitResult) -> tuple[str, str | None, int | None]:

@@ -107,7 +107,7 @@ class Client:
             f"{self._list}/{sid}", {}, lambda content: read_object(content, "an attempt")
         )
         page = decode([body], self.clock())
-        if page.sids != {sid}:
+        if {found.lower() for found in page.sids} != {sid.lower()}:
             raise Failure(f"Twilio answered with something else than attempt {sid}")
         self._check(Question(), page)
         return page

@@ -49,14 +49,14 @@ class Filters:
 
     @classmethod
     def of(cls, given: Mapping[str, str | None], names: Mapping[str, str] | None = None) -> Filters:
-        """Checks and normalises `given`; empty values filter nothing.
+        """Checks and normalises `given`; None filters nothing.
 
         Raises Misuse that calls a filter what `names` does and says what it may be. A
         destination is not quoted: it would end up in a log.
         """
         found = {}
         for name, text in given.items():
-            if not text:
+            if text is None:
                 continue
             try:
                 found[name] = _CHECKS[name](text.strip())
@@ -113,7 +113,7 @@ class Filters:
                 raise Failure(
                     f"Twilio answered with attempt {others['sid'][0]}, which is not of the "
                     f"{parameter} that was asked for: it ignores that filter, so nothing of this "
-                    "answer is recorded"
+                    "list is recorded; do without the filter, or report it to Twilio"
                 )
 
 

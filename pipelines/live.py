@@ -16,9 +16,11 @@ from pipelines.warehouse import create_views
 
 log = logging.getLogger("verify_sync")
 
-_COLUMNS = """attempt_sid, created_at::timestamp as created_at, channel, country, destination,
-    conversion_status, message_status, error_code, price"""
-_MORE = "currency, verification_status, code_length, carrier, verification_sid, service_sid"
+_COLUMNS = """channel, country, destination, conversion_status, message_status, error_code,
+    price"""
+_TABLE = f"attempt_sid, created_at::timestamp as created_at, {_COLUMNS}"
+_DATA = f"""attempt_sid, created_at, {_COLUMNS}, currency, verification_status, code_length,
+    carrier, verification_sid, service_sid"""
 
 
 def show(
@@ -31,7 +33,7 @@ def show(
 ) -> None:
     """Prints up to `limit` attempts in columns of `stg_attempts`, the newest first.
 
-    A table has those that fit on a screen beside whole SIDs, csv and json have more.
+    A table has those that fit on a screen beside whole SIDs; csv and json have more, and zones.
     """
     with connect(settings, now) as client:
         pages = client.read(*window, filters, limit)
@@ -45,6 +47,6 @@ def show(
         connection.register("listed", attempts)
         connection.execute("create table twilio_verify.attempts as select * from listed")
         create_views(connection, settings)
-        columns = _COLUMNS if style == "table" else f"{_COLUMNS}, {_MORE}"
+        columns = _TABLE if style == "table" else _DATA
         ordered = "from stg_attempts order by created_at desc, attempt_sid"
         run_query(connection, f"select {columns} {ordered}", style)

@@ -147,7 +147,7 @@ class Pacer:
             now = self._now()
             known, self._told_until = now < self._told_until, max(self._told_until, now + wait)
         if wait >= _TOLD and not known:
-            log.info("%d requests in a minute are the limit: waiting %.0f s", self._limit, wait)
+            log.info("%d requests a minute are the limit: waiting %.0f s", self._limit, wait)
 
     def _unusable(self, error: Exception) -> Failure:
         return Failure(f"{self._path} cannot be used: {error}; it keeps this account's rate limit")

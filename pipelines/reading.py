@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipelines.client import Client
 from pipelines.decode import within
+from pipelines.errors import Failure
 from pipelines.filters import NO_FILTERS, Filters
 from pipelines.windows import SECOND, Window
 
@@ -99,12 +100,20 @@ def _read_slice(client: Client, piece: Window, filters: Filters) -> SliceRead:
 
 
 def packages(reads: Iterable[SliceRead]) -> Iterator[list[SliceRead]]:
-    """Slices in groups of about PACKAGE_ROWS attempts, in order."""
+    """Slices in groups of about PACKAGE_ROWS attempts, in order.
+
+    When reading fails or is interrupted, the slices that are complete come before the failure.
+    """
     group: list[SliceRead] = []
-    for read in reads:
-        group.append(read)
-        if sum(r.attempts.num_rows for r in group) >= PACKAGE_ROWS:
+    try:
+        for read in reads:
+            group.append(read)
+            if sum(r.attempts.num_rows for r in group) >= PACKAGE_ROWS:
+                yield group
+                group = []
+    except (Failure, KeyboardInterrupt):
+        if group:
             yield group
-            group = []
+        raise
     if group:
         yield group

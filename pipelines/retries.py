@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import requests
-import urllib3
 from tenacity import RetryCallState, wait_exponential, wait_random
 
 from pipelines.clock import instant_of
@@ -21,6 +20,17 @@ _PASSING = (
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
 )
+
+_WORDS = {  # what urllib3 calls it, and what that is
+    "NameResolutionError": "its name is not known",
+    "NewConnectionError": "connection refused",
+    "ConnectTimeoutError": "no connection in time",
+    "ReadTimeoutError": "nothing came in time",
+    "IncompleteRead": "the answer was cut off",
+    "ProtocolError": "the connection broke",
+    "DecodeError": "the answer was damaged",
+    "ProxyError": "the proxy did not pass it on",
+}
 
 
 class Passing(Failure):
@@ -60,11 +70,10 @@ class Tries:
         self._heavy = self._heavy + 1 if _failure(state).is_heavy else 0
 
     def wait(self, state: RetryCallState) -> float:
-        """As told by the server, but not beyond the last try; else longer each time."""
-        told = _failure(state).retry_after
-        if told is None:
-            return self._backoff(state)
-        return min(told, max(self._left(), FIRST_WAIT)) + random.uniform(0, FIRST_WAIT)
+        """Longer each time, and as long as told by the server, but not beyond the last try."""
+        told = _failure(state).retry_after or 0.0
+        until = min(told, max(self._left(), FIRST_WAIT)) + random.uniform(0, FIRST_WAIT)
+        return max(self._backoff(state), until if told else 0.0)
 
     def are_over(self, _: RetryCallState) -> bool:
         return self.are_heavy or self._left() <= 0
@@ -77,15 +86,16 @@ class Tries:
 def without_answer(error: requests.RequestException, host: str) -> Failure:
     """Passing, unless it stays so. The error itself names the URL, and with it a phone number."""
     found = _inner(error)
-    why = f"no answer from {host}: {type(found).__name__}"
-    # A certificate stays wrong, and whoever showed it is to get no more questions.
-    untrusted = any(
-        isinstance(e, ssl.SSLCertVerificationError) for e in (found, *getattr(found, "args", ()))
-    )
-    if untrusted or not isinstance(error, _PASSING):
+    tls = next((e for e in (found, *found.args) if isinstance(e, ssl.SSLError)), None)
+    if tls is not None and not isinstance(tls, ssl.SSLEOFError):
+        # A certificate stays wrong, and whoever showed it is to get no more questions.
+        why = getattr(tls, "verify_message", None) or tls.reason or "TLS failed"
+        return Failure(f"no answer from {host} that can be trusted: {why}; see base_url")
+    kind = next((kind for kind in type(found).__mro__ if kind.__name__ in _WORDS), type(found))
+    why = f"no answer from {host}: {_WORDS.get(kind.__name__, kind.__name__)}"
+    if not isinstance(error, _PASSING):
         return Failure(why)
-    slow = isinstance(error, requests.ReadTimeout)  # of the body's bytes it is a wrapped one
-    return Passing(why, slow or isinstance(found, urllib3.exceptions.ReadTimeoutError))
+    return Passing(why, is_heavy=kind.__name__ == "ReadTimeoutError")
 
 
 def retry_after(response: requests.Response) -> float | None:

@@ -23,6 +23,7 @@ from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, SETTLED_AFTER
 
 _API, _WAREHOUSE = "sources.twilio_verify", "warehouse"
 _AGE = re.compile(r"(\d{1,7})\s*([smhd])")
+_KINDS = {int: "a whole number", list: "a list such as ['15m', '26h', '3d']"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ def _settings(project: Path) -> Settings:
         _refuse_unknown(section, known)
     fee = _read(_WAREHOUSE, "verification_fee", str, "0.05")
     return Settings(
-        directory=project / _read(_WAREHOUSE, "dir", str, "warehouse"),
+        directory=_directory(project / _read(_WAREHOUSE, "dir", str, "warehouse")),
         credentials=_credentials(),
         base_url=_read(_API, "base_url", str, DEFAULT_BASE_URL).rstrip("/"),
         page_size=_whole("page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
@@ -126,7 +127,9 @@ def parse_schedule(ages: list[Any] | None) -> tuple[timedelta, ...]:
 def _age(name: str, text: str) -> timedelta:
     match = _AGE.fullmatch(text.strip())
     if match is None or not int(match[1]):
-        raise Misuse(f"{_API}.{name}: '{text}' is no length of time; write '15m', '26h' or '3d'")
+        raise Misuse(
+            f"{_API}.{name}: '{text}' is no length of time; write '90s', '15m', '26h' or '3d'"
+        )
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
@@ -135,8 +138,16 @@ def _read(section: str, name: str, kind: type[T], default: T | None) -> Any:
     try:
         value = dlt.config.get(f"{section}.{name}", kind)
     except ValueError:
-        raise Misuse(f"{section}.{name}: not a valid {kind.__name__}") from None
+        raise Misuse(f"{section}.{name}: not {_KINDS.get(kind, kind.__name__)}") from None
+    if value == "":
+        raise Misuse(f"{section}.{name}: empty; leave it out for its default")
     return default if value is None else value
+
+
+def _directory(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise Misuse(f"{_WAREHOUSE}.dir: {path} is no folder")
+    return path
 
 
 def _whole(name: str, default: int, low: int, high: int) -> int:
@@ -173,7 +184,7 @@ def _timezone(name: str) -> str:
 def _filters() -> Filters:
     names = {name: f"{_API}.{name}" for name in (*LASTING, "status")}
     given = {name: _read(_API, name, str, None) for name in names}
-    return Filters.lasting({name: text for name, text in given.items() if text}, names)
+    return Filters.lasting({name: text for name, text in given.items() if text is not None}, names)
 
 
 def _credentials() -> Credentials | None:
@@ -195,15 +206,27 @@ _KNOWN = {
     },
     _WAREHOUSE: {"dir", "verification_fee", "fee_currency", "timezone"},
 }  # fmt: skip
+# How variables begin that are meant for us. (WAREHOUSE_DIR may well be somebody else's.)
+_MEANT = {
+    _API: re.compile("SOURCES_+TWILIO_+VERIFY_+", re.IGNORECASE),
+    _WAREHOUSE: re.compile("WAREHOUSE__", re.IGNORECASE),
+}
 
 
 def _refuse_unknown(section: str, known: set[str]) -> None:
     """A filter with a misspelt name would silently read everything."""
     prefix = section.replace(".", "__").upper() + "__"
-    variables = (name for name in os.environ if name.startswith(prefix))
-    given = [name for name in variables if name.removeprefix(prefix).lower() not in known]
+    given = [
+        name
+        for name in os.environ
+        if _MEANT[section].match(name)
+        and name not in {prefix + setting.upper() for setting in known}
+    ]
     table: dict[str, Any] = dlt.config.get(section) or {}
     given += [f"{section}.{name}" for name in table if name not in known]
     if given:
         names = ", ".join(sorted(known - {"status"}))
-        raise Misuse(f"{given[0]}: no such setting; there are {names}")
+        raise Misuse(
+            f"{given[0]}: no such setting; in [{section}], or in the environment after {prefix}, "
+            f"there are {names}"
+        )

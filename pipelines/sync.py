@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -63,15 +63,22 @@ def sync(settings: Settings, now: datetime) -> Outcome:
         for reads in packages(fetch(client, pieces, settings.filters)):
             warehouse.load(Package.of(reads))
             outcome.add(reads)
-            newest = f"{reads[-1].window.before:%F %T} UTC"
-            log.info("loaded %s attempts so far, created up to %s", f"{outcome.attempts:,}", newest)
+            if outcome.attempts:
+                newest = f"{reads[-1].window.before:%F %T} UTC"
+                log.info("attempts loaded: %s, created up to %s", f"{outcome.attempts:,}", newest)
             del reads  # or a package's rows stay in memory while the next ones are read
+        if outcome.rejected:
+            log.warning(
+                "%s rows that Twilio listed are no attempts: they have no usable sid or "
+                "date_created, see twilio_verify.rejected_attempts",
+                f"{outcome.rejected:,}",
+            )
     outcome.seconds = time.monotonic() - started
     return outcome
 
 
-def fetch_attempts(settings: Settings, sids: Sequence[str], now: datetime) -> None:
-    """Merges single attempts by their SIDs. Raises Failure for those the API does not have."""
+def fetch_attempts(settings: Settings, sids: Iterable[str], now: datetime) -> list[str]:
+    """Merges single attempts by their SIDs; returns those that the API does not have (any more)."""
     found, missing = [], []
     with updated(settings) as warehouse, connect(settings, now) as client:
         for sid in sids:
@@ -81,16 +88,18 @@ def fetch_attempts(settings: Settings, sids: Sequence[str], now: datetime) -> No
                 if error.status != 404:
                     raise
                 missing.append(sid)
-        unknown = Failure(
-            f"Twilio has no attempt {', '.join(missing)}: unknown, or older than 30 days; what the "
-            "warehouse has of it is as before"
-        )
         if not found:
-            raise unknown
+            raise Failure(not_there(missing))
         attempts = pa.concat_tables([page.attempts for page in found])
         warehouse.load(Package(attempts, pa.concat_tables([page.rejected for page in found])))
-    if missing:
-        raise unknown
+    return missing
+
+
+def not_there(sids: Iterable[str]) -> str:
+    return (
+        f"Twilio has no attempt {', '.join(sids)}: unknown, or older than 30 days; what the "
+        "warehouse has of it is as before"
+    )
 
 
 @contextmanager

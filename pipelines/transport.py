@@ -51,7 +51,7 @@ class RefusedCredentials(ApiError, Misuse):
     exit_code = 2
 
     def __init__(self, response: requests.Response, names: str) -> None:
-        super().__init__(response, f"; the credentials are those of {names}")
+        super().__init__(response, f"; check {names}")
 
 
 class TooHeavy(Failure):
@@ -123,9 +123,10 @@ class Transport:
         except Passing as failure:
             if tries.are_heavy:
                 raise TooHeavy(str(failure)) from None
+            seconds = self._give_up_after
+            tried = f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
             raise Failure(
-                f"{failure}; tried for {self._give_up_after / 60:.3g} min (give_up_after): what "
-                "was loaded is kept, the next run goes on"
+                f"{failure}; tried for {tried} (give_up_after), run it again later"
             ) from None
 
     def _try(self, url: str, parameters: Mapping[str, str], read: Callable[[bytes], T]) -> T:
@@ -139,7 +140,7 @@ class Transport:
             try:
                 return read(response.content)
             except Unreadable as unreadable:
-                raise Passing(unreadable) from None
+                raise Passing(f"{unreadable} ({_described(response)})") from None
         if response.status_code in (401, 403):
             raise RefusedCredentials(response, self._credentials.names)
         error = ApiError(response)
@@ -172,6 +173,12 @@ class Transport:
             setattr(self.counts, what, getattr(self.counts, what) + 1)
 
 
+def _described(response: requests.Response) -> str:
+    kind = response.headers.get("Content-Type", "no content type")
+    request = response.headers.get("Twilio-Request-Id", "none of Twilio's")
+    return f"{kind}, {len(response.content):,} bytes, request {request}"
+
+
 def _error_of(response: requests.Response) -> dict[str, Any]:
     """Twilio's description of an error; empty when something else answered."""
     try:
@@ -182,8 +189,12 @@ def _error_of(response: requests.Response) -> dict[str, Any]:
 
 
 def _checked_base(url: str) -> SplitResult:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
         raise Misuse(f"base_url is not a web address such as {DEFAULT_BASE_URL}")
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
         raise Misuse("base_url must be https: credentials go nowhere in clear but to loopback")

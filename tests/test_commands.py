@@ -192,7 +192,7 @@ def test_dry_run_says_what_is_due(configured: World, capfd: Capture) -> None:
     assert main(["sync", "--dry-run"], now=NOW) == 0
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 32
-    assert "30 slices, 30 requests; the rate limit allows them in 0 min" in lines[-1]
+    assert "30 slices, 30 requests; after the 30 of this dry run the rate limit" in lines[-1]
     assert not configured.settings.published.exists()
     main(["sync"], now=NOW)
     capfd.readouterr()
@@ -269,6 +269,8 @@ def test_list_takes_a_window(
         (["--service=VA12"], "--service"),
         (["--verification=VL12"], "--verification"),
         (["--to=573003003030"], "E.164"),
+        (["--country="], "--country"),
+        (["--after="], "--after"),
         (["--after=soon"], "yesterday"),
         (["--after=10:30"], "--after"),
         (["--after=today", "--before=yesterday"], "earlier"),
@@ -324,8 +326,9 @@ def test_fetch_of_an_unknown_attempt_leaves_what_is_stored(
     known = [*configured.truth()][-1]
     for missing in (oldest["sid"], "VL" + "0" * 32):
         assert main(["fetch", missing, known], now=configured.now) == 1
-        told = capsys.readouterr().err
-        assert f"no attempt {missing}: unknown, or older than 30 days" in told
+        told = capsys.readouterr()
+        assert f"no attempt {missing}: unknown, or older than 30 days" in told.err
+        assert "merged 1 attempt;" in told.out
     assert {**configured.stored(), known: None} == {**stored, known: None}
     assert configured.stored()[known] == configured.truth()[known]
 
@@ -347,6 +350,9 @@ def test_fetch_of_what_is_no_sid_asks_nobody(configured: World, capsys: Capture,
         ("TO", "573003003030", "E.164"),
         ("VERIFY_SERVICE_SID", "VA1", "VA followed by"),
         ("COUTRY", "CO", "no such setting"),
+        ("_COUNTRY", "CO", "no such setting"),
+        ("country", "CO", "no such setting"),
+        ("COUNTRY", "", "sources.twilio_verify.country: empty"),
         ("GIVE_UP_AFTER", "a while", "give_up_after"),
     ],
 )

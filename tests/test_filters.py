@@ -29,7 +29,6 @@ VE, VA = "VE" + "a" * 32, "VA" + "0" * 32
         ("to", " a.user+tag@example.co ", "a.user+tag@example.co"),
         ("verification_sid", VE, VE),
         ("verify_service_sid", VA, VA),
-        ("country", "", None),
         ("to", None, None),
     ],
 )
@@ -42,6 +41,9 @@ def test_a_filter_is_normalised(name: str, text: str | None, kept: str | None) -
     [
         ("country", "COL", "ISO 3166.*CO, GB"),
         ("country", "UK", "ISO 3166"),
+        ("country", "", "ISO 3166"),
+        ("to", "", r"E\.164"),
+        ("status", " ", "converted"),
         ("channel", "fax", ", ".join(CHANNELS)),
         ("status", "pending", ", ".join(STATUSES)),
         ("verification_sid", VA, "VE followed by 32 hex digits"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
@@ -16,8 +16,8 @@ import pytest
 
 from pipelines import reading, source
 from pipelines.credentials import Credentials
-from pipelines.errors import Misuse
-from pipelines.reading import Package, SliceRead, fetch
+from pipelines.errors import Failure, Misuse
+from pipelines.reading import Package, SliceRead, fetch, packages
 from pipelines.source import TABLES, loaded, twilio_verify
 from pipelines.sync import connect, due, due_slices
 from pipelines.warehouse import Warehouse
@@ -144,6 +144,21 @@ def test_packages_are_loaded_oldest_first_and_small(
     assert all(a["last"] == b["first"] for a, b in pairwise(loads))
     assert all(load["attempts"] < 300 + 150 for load in loads)
     assert world.stored() == world.truth()
+
+
+@pytest.mark.parametrize("end", [Failure("no answer"), KeyboardInterrupt()])
+def test_what_is_complete_is_loaded_before_a_failure_ends_the_run(
+    world: World, end: BaseException
+) -> None:
+    def reads() -> Iterator[SliceRead]:
+        yield from package
+        raise end
+
+    package = _package(world)[:3]
+    found = packages(reads())
+    assert next(found) == package
+    with pytest.raises(type(end)):
+        next(found)
 
 
 def test_a_pending_package_is_finished_first(world: World) -> None:

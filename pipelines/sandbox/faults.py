@@ -26,6 +26,8 @@ class Failing:
         unknown = set(self._kinds) - set(KINDS)
         if unknown:
             raise ValueError(f"no such fault: {unknown.pop()}; there are {', '.join(KINDS)}")
+        if not 0 <= faults.fail_rate <= 1:
+            raise ValueError("fail-rate is a share, from 0 to 1")
         self._random = random.Random(faults.fail_seed)
         self._began: float | None = None
         self._tokens_left = faults.refused_tokens
