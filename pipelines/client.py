@@ -84,22 +84,19 @@ class Client:
         Whether the API includes the bounds is not documented. Pages may hold an attempt twice.
         Raises Failure (or one of transport's) if the end cannot be reached.
         """
-        question, size = Question(after, before, filters), self._page_size
-        restarts, waited = 0, False
+        question, restarts = Question(after, before, filters), 0
+        size = min(self._page_size, limit or self._page_size)
         while True:
             try:
-                return list(_first(limit, self._chain(question, min(size, limit or size))))
+                return list(_first(limit, self._chain(question, size)))
             except _RefusedToken as refused:
                 restarts += 1
                 if restarts > _RESTARTS:
                     raise refused.error from None
                 log.warning("a page token was refused; its slice starts again")
             except TooHeavy as failure:
-                if self._small_page_comes(question) or waited:
-                    size, waited = max(size // 2, _SMALL_PAGE), False
-                    log.warning("%s; its slice starts again with %d a page", failure, size)
-                else:  # an outage, that is over now
-                    waited = True
+                size = max(size // 2, _SMALL_PAGE)
+                log.warning("%s; its slice starts again with %d a page", failure, size)
 
     def fetch(self, sid: str) -> Page:
         """One attempt by its SID. Raises ApiError 404 when unknown or older than 30 days."""
@@ -128,14 +125,22 @@ class Client:
         parameters = {**question.parameters(), "PageSize": str(page_size)}
         url: str | None = self._list
         while url is not None:
-            page = self._page(url, parameters, page_size)
+            page = self._page(question, url, parameters, page_size)
             self._check(question, page)
             yield page
             url, parameters = chain.after(page), {}
 
-    def _page(self, url: str, parameters: Mapping[str, str], page_size: int) -> Page:
+    def _page(
+        self, question: Question, url: str, parameters: Mapping[str, str], page_size: int
+    ) -> Page:
+        """One page; outages are waited out. TooHeavy: a small one is answered where it is not."""
         heavy_tries = _HEAVY_TRIES if page_size > _SMALL_PAGE else None
         try:
+            try:
+                return self._transport.get(url, parameters, self._read_page, heavy_tries)
+            except TooHeavy:
+                if self._small_page_comes(question):
+                    raise
             return self._transport.get(url, parameters, self._read_page, heavy_tries)
         except ApiError as error:
             if not parameters and error.status in (400, 404, 410):  # a token's URL, as it was given
