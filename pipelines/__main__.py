@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.arguments import FILTER_OPTIONS, instant, parser_of
-from pipelines.errors import Failure, Misuse, redact
+from pipelines.errors import Failure, Misuse, quoted, redact
 from pipelines.filters import Filters, attempt_sid
 from pipelines.query import open_published, prompt, run_query
 from pipelines.sandbox.switches import SWITCHES
@@ -118,11 +118,10 @@ def _fetch(arguments: argparse.Namespace, settings: Settings, now: datetime) -> 
         try:
             attempt_sid(sid)
         except ValueError as error:
-            raise Misuse(f"{sid}: {error}") from None
+            raise Misuse(f"{quoted(sid)}: {error}") from None
     sids = dict.fromkeys(arguments.sid)  # each once
-    missing = fetch_attempts(settings, sids, now)
-    merged = _count(len(sids) - len(missing), "attempt")
-    print(f"merged {merged}; published {_shown(settings.published)}")
+    merged, missing = fetch_attempts(settings, sids, now)
+    print(f"merged {_count(merged, 'attempt')}; published {_shown(settings.published)}")
     if missing:
         raise Failure(not_there(missing))
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import pendulum
 
-from pipelines.errors import Misuse, redact
+from pipelines.errors import Misuse, quoted
 from pipelines.query import FORMATS
 from pipelines.sandbox.switches import SWITCHES
 
@@ -34,12 +34,12 @@ _HELP = {
     "verification_sid": "SID of a verification (VE…): its attempts",
     "status": "converted or unconverted",
 }
-_AGO = re.compile(r"(\d{1,5}) (minute|hour|day|week)s? ago")
+_AGO = re.compile(r"(\d{1,4}) (minute|hour|day|week)s? ago")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        super().error(redact(message))  # it quotes what was typed, which may be a phone number
+        super().error(quoted(message)[1:-1])  # it quotes what was typed
 
 
 def parser_of(commands: Commands) -> argparse.ArgumentParser:
@@ -68,18 +68,18 @@ def instant(text: str | None, now: datetime, option: str) -> datetime | None:
     if plain in days:
         midnight = now.astimezone(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
         return midnight - timedelta(days=days[plain])
-    ago = _AGO.fullmatch(plain)
+    ago, parsed = _AGO.fullmatch(plain), None
     try:
         if ago:
             return now - timedelta(**{ago[2] + "s": int(ago[1])})
-        dated = re.match(r"\d{4}-\d\d-\d\d", plain)  # a mere time would be one of another today
-        parsed = pendulum.parse(text.strip(), tz="UTC") if dated else None
-    except (ValueError, OverflowError):
-        parsed = None
+        if re.match(r"20\d\d-\d\d-\d\d", plain):  # a mere time would be another one tomorrow
+            parsed = pendulum.parse(text.strip(), tz="UTC")
+    except (ValueError, TypeError, OverflowError):
+        pass
     if not isinstance(parsed, datetime):
         raise Misuse(
-            f"{option}: '{text}' is no time; write 2026-11-23, 2026-11-23T08:00:00-05:00, today, "
-            "yesterday, '6 hours ago' or '2 days ago'"
+            f"{option}: {quoted(text)} is no time; write 2026-11-23, 2026-11-23T08:00:00-05:00, "
+            "today, yesterday, '6 hours ago' or '2 days ago'"
         )
     return datetime.fromtimestamp(parsed.timestamp(), timezone.utc)  # pendulum's own zones differ
 

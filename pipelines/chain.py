@@ -65,11 +65,13 @@ class Chain:
 
         Raises Failure unless it goes on with what was asked, of the same host, towards an end.
         """
-        if not page.next_page_url:
+        url = page.next_page_url
+        if url is None or url == "":
             return None
-        url = str(page.next_page_url)
         try:
-            parts = urlsplit(url)
+            parts = urlsplit(str(url))
+            if not parts.scheme or not isinstance(url, str):
+                raise ValueError
             leads_away = origin(parts) != origin(self._base)
         except ValueError:
             raise _misled("is no address") from None
@@ -122,5 +124,5 @@ def _same(name: str, asked: str | None, given: str) -> bool:
         return asked is not None and asked.lower() == given.lower()
     try:
         return pendulum.parse(given) == pendulum.parse(asked)
-    except ValueError:
+    except (ValueError, TypeError):
         return False

@@ -41,8 +41,8 @@ class Client:
     """Reads one account's attempts; a context manager. Thread-safe.
 
     Never sends credentials but to `base_url`, nor more requests than `pacer` lets through
-    (default: 100 a minute, this client's alone). `now` (aware; default: the machine's clock) is
-    the instant `clock` counts from. Leaving it ends whatever its threads still wait for.
+    (default: 100 a minute, this client's alone). Leaving it ends whatever its threads still wait
+    for. Raises Misuse for a base_url or a page_size that is none.
     """
 
     def __init__(
@@ -51,12 +51,14 @@ class Client:
         base_url: str = DEFAULT_BASE_URL,
         page_size: int = MAX_PAGE_SIZE,
         timeout: float = TIMEOUT,
-        now: datetime | None = None,
+        clock: Clock | None = None,
         pacer: Pacer | None = None,
         give_up_after: float = GIVE_UP_AFTER,
     ) -> None:
         self.account_sid = credentials.account_sid
-        self.clock = Clock(now or datetime.now(timezone.utc))
+        self.clock = clock or Clock(datetime.now(timezone.utc))
+        if not 1 <= page_size <= MAX_PAGE_SIZE:
+            raise Misuse(f"page_size: {page_size} is not between 1 and {MAX_PAGE_SIZE}")
         self._pacer = pacer or Pacer(REQUESTS_PER_MINUTE)
         self._page_size = page_size
         self._transport = Transport(
@@ -79,7 +81,7 @@ class Client:
         filters: Filters = NO_FILTERS,
         limit: int | None = None,
     ) -> list[Page]:
-        """The attempts created in the window, to the end of the chain of pages or to `limit` rows.
+        """The attempts created in the window, to the end of the chain of pages or `limit` attempts.
 
         Whether the API includes the bounds is not documented. Pages may hold an attempt twice.
         Raises Failure (or one of transport's) if the end cannot be reached.
@@ -103,9 +105,9 @@ class Client:
         body = self._transport.get(
             f"{self._list}/{sid}", {}, lambda content: read_object(content, "an attempt")
         )
-        page = decode([body], self.clock())
-        if {found.lower() for found in page.sids} != {sid.lower()}:
+        if str(body.get("sid")).lower() != sid.lower():
             raise Failure(f"Twilio answered with something else than attempt {sid}")
+        page = decode([body], self.clock())
         self._check(Question(), page)
         return page
 
@@ -185,12 +187,12 @@ class _RefusedToken(Exception):
 
 
 def _first(limit: int | None, pages: Iterable[Page]) -> Iterator[Page]:
-    """Pages up to the one that reaches `limit` rows."""
-    rows = 0
+    """Pages up to the one that makes it `limit` attempts."""
+    sids: set[str] = set()
     for page in pages:
         yield page
-        rows += page.attempts.num_rows
-        if limit is not None and rows >= limit:
+        sids |= page.sids
+        if limit is not None and len(sids) >= limit:
             return
 
 

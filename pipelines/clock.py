@@ -13,7 +13,7 @@ TOLERANCE = timedelta(seconds=60)
 
 
 class Clock:
-    """A run's present: its start plus the time elapsed since, never the same instant twice.
+    """A run's present: `start`, which is now, plus the time elapsed since; never the same twice.
 
     Of two copies of an attempt the one with the later instant wins, so pages need an order even
     where the machine's clock is coarse; and a clock set back during a run does not disturb it.
@@ -46,7 +46,7 @@ class Clock:
         if ahead > TOLERANCE or theirs - machine > TOLERANCE:
             raise Failure(
                 f"this machine's clock says {machine:%F %T} UTC and Twilio's {theirs:%F %T}: "
-                "set it right and run again; nothing was recorded by this clock"
+                "set it right and run again; nothing that was read by it is recorded"
             )
 
 
@@ -54,6 +54,6 @@ def instant_of(date: str | None) -> datetime | None:
     """An HTTP date, aware; None if it is none."""
     try:
         parsed = parsedate_to_datetime(date) if date else None
-    except (ValueError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return parsed if parsed is not None and parsed.tzinfo is not None else None

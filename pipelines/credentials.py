@@ -38,6 +38,9 @@ class Credentials:
         for part, value in (("account_sid", account_sid), ("api_key", api_key)):
             if value and not re.fullmatch(_SID[part], value):
                 raise Misuse(f"{names[part]} is not {_SID[part][:2]} followed by 32 hex digits")
+        for part, value in (("auth_token", auth_token), ("api_secret", api_secret)):
+            if value and not (value.isascii() and value.isprintable()):
+                raise Misuse(f"{names[part]} holds characters that no token or secret has")
         if not account_sid:
             raise Misuse(
                 "TWILIO_ACCOUNT_SID is not set; it says whose attempts the warehouse holds"

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
@@ -37,6 +39,9 @@ NESTED = {
 }  # fmt: skip
 _INSTANTS = ("date_created", "date_updated")
 _TIMESTAMP = pa.timestamp("us", tz="UTC")
+_DATED = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:")
+_LONG_NUMBER = re.compile(rb"[\[:,]\s*-?\d{19}")  # orjson makes a float of it, which is another
+_FIRST = pa.scalar(datetime(1, 1, 1, tzinfo=timezone.utc), _TIMESTAMP)
 _KEYS = frozenset((*TOP, *NESTED))
 _NESTED_KEYS = {name: frozenset(keys) for name, keys in NESTED.items()}
 Attempt = dict[str, Any]
@@ -101,7 +106,7 @@ def read_page(content: bytes, read_at: datetime) -> Page:
 def read_object(content: bytes, what: str) -> dict[str, Any]:
     """A body that is a JSON object. Raises Unreadable when it is not `what`."""
     try:
-        body = orjson.loads(content)
+        body = _odd_json(content) if _LONG_NUMBER.search(content) else orjson.loads(content)
     except orjson.JSONDecodeError:
         body = _odd_json(content)
     if not isinstance(body, dict):
@@ -127,9 +132,12 @@ def _usual_page(content: bytes, read_at: datetime) -> Page | None:
     if len(sids) < len(records) or not all(sids):
         return None
     table = _table(records, pa.nulls(len(records), pa.string()), read_at)
-    if table["date_created"].null_count:
+    following = metas[0]["next_page_url"]
+    # Arrow makes null of what is missing, too, and that would be the end of the chain.
+    is_told = following is not None or b'"next_page_url"' in content
+    if table["date_created"].null_count or not is_told:
         return None
-    return Page(table, sids, next_page_url=metas[0]["next_page_url"])
+    return Page(table, sids, next_page_url=following)
 
 
 def decode(attempts: Sequence[Any], read_at: datetime, next_page_url: Any = None) -> Page:
@@ -205,7 +213,10 @@ def _text(value: Any) -> str | None:
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:  # it reads deeper nests than it writes
+        return '"nested too deeply to keep"'
 
 
 def _extra(row: Attempt) -> Attempt | None:
@@ -248,15 +259,18 @@ def _storable(value: Any) -> Any:
 
 def _instants(texts: pa.Array) -> pa.Array:
     try:
-        return texts.cast(_TIMESTAMP)
+        instants = texts.cast(_TIMESTAMP)
     except pa.ArrowInvalid:
         return pa.array([_instant(text) for text in texts.to_pylist()], _TIMESTAMP)
+    return pc.if_else(pc.less(instants, _FIRST), None, instants)  # Arrow knows a year 0
 
 
 def _instant(text: str | None) -> datetime | None:
-    """Other spellings of a date than the documented one; None if it is none."""
-    try:
-        parsed = pendulum.parse(text, strict=False) if text else None
-    except (ValueError, OverflowError):
+    """Other spellings of a date than the documented one; None if it is none, or half a one."""
+    if text is None:
         return None
-    return parsed if isinstance(parsed, datetime) else None
+    try:
+        parsed: Any = pendulum.parse(text) if _DATED.match(text) else parsedate_to_datetime(text)
+        return datetime.fromtimestamp(parsed.timestamp(), timezone.utc)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

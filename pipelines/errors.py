@@ -31,6 +31,11 @@ def keep_secret(value: str) -> None:
         _SECRETS.add(value)
 
 
+def quoted(text: str) -> str:
+    """What somebody typed, to be told so, unless it may be a phone number."""
+    return "'" + re.sub(r"\d{7,}", "[redacted]", redact(text)) + "'"
+
+
 def redact(text: str) -> str:
     """`text` without credentials, phone numbers and e-mail addresses."""
     for secret in sorted(_SECRETS, key=len, reverse=True):  # one may be part of another

@@ -8,6 +8,7 @@ from datetime import datetime
 import duckdb
 import pyarrow as pa
 
+from pipelines.clock import Clock
 from pipelines.filters import Filters
 from pipelines.query import run_query
 from pipelines.settings import Settings
@@ -35,9 +36,9 @@ def show(
 
     A table has those that fit on a screen beside whole SIDs; csv and json have more, and zones.
     """
-    with connect(settings, now) as client:
+    with connect(settings, Clock(now)) as client:
         pages = client.read(*window, filters, limit)
-    attempts = pa.concat_tables([page.attempts for page in pages])[:limit]
+    attempts = pa.concat_tables([page.attempts for page in pages])
     rejected = sum(page.rejected.num_rows for page in pages)
     if rejected:
         log.warning("%d more cannot be shown: they have no usable sid or date_created", rejected)
@@ -45,8 +46,9 @@ def show(
         connection.execute("set timezone = 'UTC'")
         connection.execute("create schema twilio_verify")
         connection.register("listed", attempts)
-        connection.execute("create table twilio_verify.attempts as select * from listed")
+        once = "select distinct on (sid) * from listed"  # a page may repeat one of the page before
+        connection.execute(f"create table twilio_verify.attempts as {once}")
         create_views(connection, settings)
         columns = _TABLE if style == "table" else _DATA
-        ordered = "from stg_attempts order by created_at desc, attempt_sid"
+        ordered = f"from stg_attempts order by created_at desc, attempt_sid limit {limit}"
         run_query(connection, f"select {columns} {ordered}", style)

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.errors import Failure
+from pipelines.errors import Failure, Misuse
 
 WINDOW = 60.0  # seconds over which the API counts requests
+_DRIFT = 0.1  # seconds
 _TOLD = 1.0  # a wait of so many seconds is worth a line in the log
 
 log = logging.getLogger("verify_sync")
@@ -28,6 +29,8 @@ class Pacer:
     """
 
     def __init__(self, limit: int, path: Path | None = None) -> None:
+        if limit < 1:
+            raise Misuse(f"requests_per_minute: {limit} is not at least 1")
         self._limit, self._path = limit, path
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -107,9 +110,18 @@ class Pacer:
             try:
                 self._slots.execute("begin immediate")
                 with self._slots:
+                    self._catch_up()
                     yield self._slots
             except sqlite3.Error as error:
                 raise self._unusable(error) from error
+
+    def _catch_up(self) -> None:
+        """After the machine has slept or its clock was set forward, so are the slots: the next run
+        goes by that clock, and would find them long free."""
+        behind = time.time() - self._now()
+        if behind > _DRIFT:
+            self._started += behind
+            self._slots.execute("update slots set free_at = free_at + ?", [behind])
 
     def _opened(self) -> sqlite3.Connection:
         if self._path is None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import ssl
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import requests
+import urllib3
 from tenacity import RetryCallState, wait_exponential, wait_random
 
 from pipelines.clock import instant_of
@@ -17,15 +19,18 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between tries, doubling
 _PASSING = (
     requests.ConnectionError,
     requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-    requests.exceptions.ContentDecodingError,
+    urllib3.exceptions.ProtocolError,  # the rest is of the body, which is read without requests
+    urllib3.exceptions.DecodeError,
+    urllib3.exceptions.TimeoutError,
+    urllib3.exceptions.SSLError,
 )
 
 _WORDS = {  # what urllib3 calls it, and what that is
     "NameResolutionError": "its name is not known",
-    "NewConnectionError": "connection refused",
+    "NewConnectionError": "it cannot be reached",
     "ConnectTimeoutError": "no connection in time",
     "ReadTimeoutError": "nothing came in time",
+    "ReadTimeout": "not all of it came in time",
     "IncompleteRead": "the answer was cut off",
     "ProtocolError": "the connection broke",
     "DecodeError": "the answer was damaged",
@@ -83,27 +88,27 @@ class Tries:
         return self._give_up_after - (time.monotonic() - began)
 
 
-def without_answer(error: requests.RequestException, host: str) -> Failure:
+def without_answer(error: Exception, host: str) -> Failure:
     """Passing, unless it stays so. The error itself names the URL, and with it a phone number."""
     found = _inner(error)
     tls = next((e for e in (found, *found.args) if isinstance(e, ssl.SSLError)), None)
-    if tls is not None and not isinstance(tls, ssl.SSLEOFError):
-        # A certificate stays wrong, and whoever showed it is to get no more questions.
-        why = getattr(tls, "verify_message", None) or tls.reason or "TLS failed"
+    if getattr(tls, "reason", None) in ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER"):
+        # That stays so, and whoever it is that cannot be trusted is to get no more questions.
+        why = getattr(tls, "verify_message", None) or getattr(tls, "reason", None)
         return Failure(f"no answer from {host} that can be trusted: {why}; see base_url")
     kind = next((kind for kind in type(found).__mro__ if kind.__name__ in _WORDS), type(found))
     why = f"no answer from {host}: {_WORDS.get(kind.__name__, kind.__name__)}"
     if not isinstance(error, _PASSING):
         return Failure(why)
-    return Passing(why, is_heavy=kind.__name__ == "ReadTimeoutError")
+    return Passing(why, is_heavy=kind.__name__ in ("ReadTimeout", "ReadTimeoutError"))
 
 
-def retry_after(response: requests.Response) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds from now; a date is reckoned by the server's own clock. None if it says nothing."""
-    text = response.headers.get("Retry-After", "").strip()
+    text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdecimal():
         return float(text)
-    then, now = instant_of(text), instant_of(response.headers.get("Date"))
+    then, now = instant_of(text), instant_of(headers.get("Date"))
     if then is None:
         return None
     seconds = then.timestamp() - (now.timestamp() if now else time.time())
@@ -116,7 +121,7 @@ def _failure(state: RetryCallState) -> Passing:
     return failure
 
 
-def _inner(error: requests.RequestException) -> BaseException:
+def _inner(error: Exception) -> BaseException:
     """What urllib3 found, which requests wraps more than once."""
     inner: Any = error.args[0] if error.args else None
     inner = getattr(inner, "reason", None) or inner

@@ -18,7 +18,7 @@ from pipelines.client import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE, TIMEOUT
 from pipelines.credentials import PARTS, Credentials
 from pipelines.errors import Misuse
 from pipelines.filters import LASTING, NO_FILTERS, Filters
-from pipelines.transport import DEFAULT_BASE_URL
+from pipelines.transport import DEFAULT_BASE_URL, checked_base
 from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, SETTLED_AFTER
 
 _API, _WAREHOUSE = "sources.twilio_verify", "warehouse"
@@ -85,7 +85,7 @@ def _settings(project: Path) -> Settings:
     return Settings(
         directory=_directory(project / _read(_WAREHOUSE, "dir", str, "warehouse")),
         credentials=_credentials(),
-        base_url=_read(_API, "base_url", str, DEFAULT_BASE_URL).rstrip("/"),
+        base_url=checked_base(_read(_API, "base_url", str, DEFAULT_BASE_URL)).geturl(),
         page_size=_whole("page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
         requests_per_minute=_whole("requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000),
         timeout=float(_whole("timeout", int(TIMEOUT), 1, 3600)),
@@ -222,8 +222,9 @@ def _refuse_unknown(section: str, known: set[str]) -> None:
         if _MEANT[section].match(name)
         and name not in {prefix + setting.upper() for setting in known}
     ]
-    table: dict[str, Any] = dlt.config.get(section) or {}
-    given += [f"{section}.{name}" for name in table if name not in known]
+    table: Any = dlt.config.get(section)  # or somebody else's variable WAREHOUSE
+    if isinstance(table, dict):
+        given += [f"{section}.{name}" for name in table if name not in known]
     if given:
         names = ", ".join(sorted(known - {"status"}))
         raise Misuse(

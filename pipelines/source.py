@@ -21,6 +21,7 @@ from dlt.common.typing import TSecretStrValue
 from dlt.extract import DltResource
 
 from pipelines.client import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE, TIMEOUT, Client
+from pipelines.clock import Clock
 from pipelines.credentials import Credentials
 from pipelines.decode import SCHEMA
 from pipelines.errors import Misuse
@@ -205,6 +206,7 @@ def twilio_verify(
     """
     credentials = Credentials.of(account_sid, auth_token, api_key, api_secret)
     now = now or datetime.now(timezone.utc)
+    clock = Clock(now)
     chosen = Filters.lasting(filters or {})
     named = _named_window(created_after, created_before, now)
 
@@ -212,7 +214,7 @@ def twilio_verify(
         read = [] if named else _read_before(account_sid, chosen, now)
         due = [named] if named else plan(read, DEFAULT_SCHEDULE, now)
         pacer = Pacer(requests_per_minute)
-        with Client(credentials, base_url, page_size, timeout, now, pacer) as client:
+        with Client(credentials, base_url, page_size, timeout, clock, pacer) as client:
             yield from map(Package.of, packages(fetch(client, slices(due), chosen)))
 
     return _resources(groups(), materialize=True)

@@ -13,6 +13,7 @@ from math import ceil
 import pyarrow as pa
 
 from pipelines.client import Client
+from pipelines.clock import Clock
 from pipelines.errors import Failure
 from pipelines.pacing import Pacer
 from pipelines.reading import Package, SliceRead, fetch, packages
@@ -57,7 +58,8 @@ def sync(settings: Settings, now: datetime) -> Outcome:
     """Reads what is due at `now` (aware) and publishes it. Raises Failure or Misuse."""
     started = time.monotonic()
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what pages no longer need
-    with updated(settings) as warehouse, connect(settings, now) as client:
+    clock = Clock(now)
+    with updated(settings) as warehouse, connect(settings, clock) as client:
         outcome = Outcome(client.counts)
         pieces = due_slices(warehouse, settings, now)
         for reads in packages(fetch(client, pieces, settings.filters)):
@@ -67,20 +69,15 @@ def sync(settings: Settings, now: datetime) -> Outcome:
                 newest = f"{reads[-1].window.before:%F %T} UTC"
                 log.info("attempts loaded: %s, created up to %s", f"{outcome.attempts:,}", newest)
             del reads  # or a package's rows stay in memory while the next ones are read
-        if outcome.rejected:
-            log.warning(
-                "%s rows that Twilio listed are no attempts: they have no usable sid or "
-                "date_created, see twilio_verify.rejected_attempts",
-                f"{outcome.rejected:,}",
-            )
+        _warn_of_rejected(outcome.rejected)
     outcome.seconds = time.monotonic() - started
     return outcome
 
 
-def fetch_attempts(settings: Settings, sids: Iterable[str], now: datetime) -> list[str]:
-    """Merges single attempts by their SIDs; returns those that the API does not have (any more)."""
-    found, missing = [], []
-    with updated(settings) as warehouse, connect(settings, now) as client:
+def fetch_attempts(settings: Settings, sids: Iterable[str], now: datetime) -> tuple[int, list[str]]:
+    """Merges single attempts; returns how many, and the SIDs that the API does not have."""
+    found, missing, clock = [], [], Clock(now)
+    with updated(settings) as warehouse, connect(settings, clock) as client:
         for sid in sids:
             try:
                 found.append(client.fetch(sid))
@@ -91,8 +88,19 @@ def fetch_attempts(settings: Settings, sids: Iterable[str], now: datetime) -> li
         if not found:
             raise Failure(not_there(missing))
         attempts = pa.concat_tables([page.attempts for page in found])
-        warehouse.load(Package(attempts, pa.concat_tables([page.rejected for page in found])))
-    return missing
+        rejected = pa.concat_tables([page.rejected for page in found])
+        warehouse.load(Package(attempts, rejected))
+        _warn_of_rejected(rejected.num_rows)
+    return attempts.num_rows, missing
+
+
+def _warn_of_rejected(rows: int) -> None:
+    if rows:
+        log.warning(
+            "%s rows that Twilio listed are no attempts: they have no usable sid or date_created, "
+            "see twilio_verify.rejected_attempts",
+            f"{rows:,}",
+        )
 
 
 def not_there(sids: Iterable[str]) -> str:
@@ -119,7 +127,7 @@ def due(settings: Settings, now: datetime) -> list[Due]:
     credentials, warehouse = require_credentials(settings), Warehouse(settings)
     warehouse.check_account(credentials.account_sid)
     found = []
-    with connect(settings, now) as client:
+    with connect(settings, Clock(now)) as client:
         for piece in due_slices(warehouse, settings, now):
             attempts = None
             if settings.filters.are_summarised:
@@ -134,14 +142,14 @@ def limit_seconds(requests: int, per_minute: int) -> int:
     return 60 * max(0, ceil(requests / per_minute) - 1)
 
 
-def connect(settings: Settings, now: datetime) -> Client:
+def connect(settings: Settings, clock: Clock) -> Client:
     """A client that knows which requests were sent lately, by this run or an earlier one."""
     return Client(
         require_credentials(settings),
         settings.base_url,
         settings.page_size,
         settings.timeout,
-        now,
+        clock,
         Pacer(settings.requests_per_minute, settings.requests_log),
         settings.give_up_after.total_seconds(),
     )

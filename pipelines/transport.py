@@ -5,44 +5,55 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import orjson
 import requests
+import urllib3
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from pipelines.clock import Clock
 from pipelines.credentials import Credentials
-from pipelines.errors import Failure, Misuse, Unreadable
+from pipelines.errors import Failure, Misuse, Unreadable, redact
 from pipelines.pacing import Pacer
 from pipelines.retries import Passing, Tries, retry_after, without_answer
 
 DEFAULT_BASE_URL = "https://verify.twilio.com"
+_LONGEST_ANSWER = 60.0  # seconds for all of it, or three times the timeout
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 T = TypeVar("T")
 
 log = logging.getLogger("verify_sync")
 
 
+class Answer(NamedTuple):
+    """A whole HTTP response."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    content: bytes
+
+
 class ApiError(Failure):
     """The API answered with an error; `status` is HTTP's, `code` Twilio's."""
 
-    def __init__(self, response: requests.Response, hint: str = "") -> None:
-        body = _error_of(response)
-        self.status = response.status_code
+    def __init__(self, answer: Answer, hint: str = "") -> None:
+        body = _error_of(answer)
+        self.status = answer.status
         self.code = body.get("code")
         told = {
             "code": self.code,
             "see": body.get("more_info"),
-            "request": response.headers.get("Twilio-Request-Id"),
+            "request": answer.headers.get("Twilio-Request-Id"),
         }
         details = [f"{name} {value}" for name, value in told.items() if value]
-        message = " ".join(str(body.get("message") or response.reason or "no message").split())
+        message = " ".join(str(body.get("message") or answer.reason or "no message").split())
         where = f" ({', '.join(details)})" if details else ""
-        super().__init__(f"Twilio answered {self.status}: {message}{where}{hint}")
+        super().__init__(redact(f"Twilio answered {self.status}: {message}{where}{hint}"))
 
 
 class RefusedCredentials(ApiError, Misuse):
@@ -50,8 +61,8 @@ class RefusedCredentials(ApiError, Misuse):
 
     exit_code = 2
 
-    def __init__(self, response: requests.Response, names: str) -> None:
-        super().__init__(response, f"; check {names}")
+    def __init__(self, answer: Answer, names: str) -> None:
+        super().__init__(answer, f"; check {names}")
 
 
 class TooHeavy(Failure):
@@ -84,14 +95,14 @@ class Transport:
         timeout: float,
         give_up_after: float,
     ) -> None:
-        self.base = _checked_base(base_url)
+        self.base = checked_base(base_url)
         self.counts = Counts()
         self._credentials = credentials
         self._pacer = pacer
         self._clock = clock
         self._timeout = timeout
         self._give_up_after = give_up_after
-        self._local = threading.local()  # a session a thread: requests promises no more
+        self._local = threading.local()
         self._lock = threading.Lock()
 
     def get(
@@ -133,34 +144,50 @@ class Transport:
         with self._pacer.slot():
             self._count("requests")
             started = time.monotonic()
-            response = self._send(url, parameters)
+            answer = self._send(url, parameters)
             seconds = time.monotonic() - started
-        if response.status_code == 200:
-            self._clock.check(response.headers.get("Date"), seconds)
+        if answer.status == 200:
+            self._clock.check(answer.headers.get("Date"), seconds)
             try:
-                return read(response.content)
+                return read(answer.content)
             except Unreadable as unreadable:
-                raise Passing(f"{unreadable} ({_described(response)})") from None
-        if response.status_code in (401, 403):
-            raise RefusedCredentials(response, self._credentials.names)
-        error = ApiError(response)
+                raise Passing(f"{unreadable} ({_described(answer)})") from None
+        if answer.status in (401, 403):
+            raise RefusedCredentials(answer, self._credentials.names)
+        error = ApiError(answer)
         if error.status == 429:
             self._count("throttled")
         if error.status == 429 or error.status >= 500:
-            raise Passing(error, error.status >= 500, retry_after(response)) from None
+            raise Passing(error, error.status >= 500, retry_after(answer.headers)) from None
         raise error
 
-    def _send(self, url: str, parameters: Mapping[str, str]) -> requests.Response:
+    def _send(self, url: str, parameters: Mapping[str, str]) -> Answer:
+        auth = (self._credentials.username, self._credentials.password)
+        until = time.monotonic() + max(_LONGEST_ANSWER, 3 * self._timeout)
+        try:
+            with self._session().get(
+                url,
+                params=parameters,
+                auth=auth,
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                whole = response.is_redirect  # of which requests has read the body
+                content = response.content if whole else b"".join(_parts(response, until))
+            status, reason = response.status_code, response.reason or ""
+            return Answer(status, reason, response.headers, content)
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors
+            raise without_answer(error, self.base.netloc) from None
+
+    def _session(self) -> requests.Session:
+        """A session a thread: requests promises no more than that."""
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
-        auth = (self._credentials.username, self._credentials.password)
-        try:
-            response: requests.Response = self._local.session.get(
-                url, params=parameters, auth=auth, timeout=self._timeout, allow_redirects=False
-            )
-        except requests.RequestException as error:
-            raise without_answer(error, self.base.netloc) from None
-        return response
+            if self.base.hostname in _LOOPBACK:
+                self._local.session.trust_env = False  # a proxy is another machine
+        session: requests.Session = self._local.session
+        return session
 
     def _tell(self, state: RetryCallState) -> None:
         self._count("retries")
@@ -173,28 +200,39 @@ class Transport:
             setattr(self.counts, what, getattr(self.counts, what) + 1)
 
 
-def _described(response: requests.Response) -> str:
-    kind = response.headers.get("Content-Type", "no content type")
-    request = response.headers.get("Twilio-Request-Id", "none of Twilio's")
-    return f"{kind}, {len(response.content):,} bytes, request {request}"
+def _parts(response: requests.Response, until: float) -> Iterator[bytes]:
+    """The body as it comes; `timeout` is for each part, so that a trickle would never end."""
+    while part := response.raw.read1(2**16, decode_content=True):
+        yield part
+        if time.monotonic() > until:
+            raise requests.ReadTimeout
 
 
-def _error_of(response: requests.Response) -> dict[str, Any]:
+def _described(answer: Answer) -> str:
+    kind = answer.headers.get("Content-Type", "no content type")
+    request = answer.headers.get("Twilio-Request-Id", "none of Twilio's")
+    return f"{kind}, {len(answer.content):,} bytes, request {request}"
+
+
+def _error_of(answer: Answer) -> dict[str, Any]:
     """Twilio's description of an error; empty when something else answered."""
     try:
-        body = orjson.loads(response.content)
+        body = orjson.loads(answer.content)
     except orjson.JSONDecodeError:
         return {}
     return body if isinstance(body, dict) else {}
 
 
-def _checked_base(url: str) -> SplitResult:
+def checked_base(url: str) -> SplitResult:
+    """A base_url in parts; raises Misuse for one that credentials must not be sent to."""
     try:
         parts = urlsplit(url)
+        requests.Request("GET", url).prepare()
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
+        usable = usable and all(0 < len(label) < 64 for label in (parts.hostname or "").split("."))
+    except (ValueError, requests.RequestException):
         usable = False
-    if not usable:
+    if not usable or parts.username or parts.password:
         raise Misuse(f"base_url is not a web address such as {DEFAULT_BASE_URL}")
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
         raise Misuse("base_url must be https: credentials go nowhere in clear but to loopback")

@@ -30,7 +30,9 @@ AFTER, BEFORE = NOW - timedelta(days=9), NOW - timedelta(days=2)
 
 def ours(world: World, **options: Any) -> Client:
     credentials = Credentials.of(world.sandbox.account_sid, world.sandbox.auth_token)
-    return Client(credentials, world.sandbox.url, now=world.now, pacer=Pacer(PACELESS), **options)
+    return Client(
+        credentials, world.sandbox.url, clock=Clock(world.now), pacer=Pacer(PACELESS), **options
+    )
 
 
 def official(world: World) -> Any:
@@ -122,13 +124,13 @@ def test_an_unknown_attempt_is_the_same_error_to_both(world: World) -> None:
 def test_an_api_key_reads_like_the_token(world: World) -> None:
     sandbox = world.sandbox
     key = Credentials.of(sandbox.account_sid, None, sandbox.api_key, sandbox.api_secret)
-    assert Client(key, sandbox.url, now=NOW).summary() == ours(world).summary()
+    assert Client(key, sandbox.url, clock=Clock(NOW)).summary() == ours(world).summary()
 
 
 def test_refused_credentials_name_the_variables_and_not_their_values(world: World) -> None:
     wrong = Credentials.of(world.sandbox.account_sid, "wrong-token")
     with pytest.raises(RefusedCredentials, match="TWILIO_AUTH_TOKEN") as caught:
-        Client(wrong, world.sandbox.url, now=NOW).summary()
+        Client(wrong, world.sandbox.url, clock=Clock(NOW)).summary()
     assert caught.value.exit_code == 2
     assert "wrong-token" not in str(caught.value)
 
@@ -162,6 +164,10 @@ def test_a_plus_sign_survives_the_url(world: World) -> None:
         "verify",
         "https://verify.twilio.com:port",
         "https://[verify",
+        "https://user:secret@verify.twilio.com",
+        "https://exa mple.com",
+        "https://.example.com",
+        "https://" + "x" * 64 + ".com",
     ],
 )
 def test_credentials_are_never_sent_in_clear(url: str) -> None:
@@ -210,6 +216,9 @@ def serving(*next_page_urls: Callable[[str], Any]) -> Iterator[tuple[str, list[s
         lambda here: here.rpartition(":")[0] + ":1/v2/Attempts",
         lambda _: "/v2/Attempts",
         lambda _: 7,
+        lambda _: 0,
+        lambda _: False,
+        lambda _: {},
         lambda here: here.replace("http://", "http://[") + "/v2/Attempts",
         lambda here: here + "x/v2/Attempts",
     ],
@@ -288,6 +297,27 @@ def test_pages_that_bring_nothing_new_end() -> None:
         Client(ACCOUNT, url).read()
 
 
+@pytest.mark.parametrize("wrong", [{"page_size": 0}, {"page_size": 1001}])
+def test_a_page_size_that_is_none_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(Misuse, match="page_size"):
+        Client(ACCOUNT, **wrong)
+
+
+def test_a_limit_counts_attempts_and_not_their_doubles(make_world: Any) -> None:
+    world = make_world(doubled=True)
+    pages = ours(world, page_size=10).read(AFTER, BEFORE, limit=50)
+    assert len({sid for page in pages for sid in page.sids}) >= 50
+
+
+def test_a_proxy_of_the_environment_does_not_get_what_is_for_loopback(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert ours(world, give_up_after=0.1).summary().attempts > 0
+
+
 def test_a_limit_reads_no_more_pages_than_it_needs(world: World) -> None:
     pages = ours(world, page_size=50).read(AFTER, BEFORE, limit=70)
     assert [page.attempts.num_rows for page in pages] == [50, 50]
@@ -303,6 +333,7 @@ def test_a_limit_reads_no_more_pages_than_it_needs(world: World) -> None:
         ({"account_sid": "AC" + "0" * 32}, "TWILIO_AUTH_TOKEN"),
         ({"account_sid": "AC" + "0" * 32, "api_key": "SK" + "0" * 32}, "TWILIO_API_SECRET"),
         ({"account_sid": "nonsense", "auth_token": "t"}, "TWILIO_ACCOUNT_SID"),
+        ({"account_sid": "AC" + "0" * 32, "auth_token": "tok…"}, "TWILIO_AUTH_TOKEN"),
         ({"account_sid": "AC" + "0" * 32, "api_key": "x", "api_secret": "s"}, "TWILIO_API_KEY"),
     ],
 )

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -271,6 +272,10 @@ def test_list_takes_a_window(
         (["--to=573003003030"], "E.164"),
         (["--country="], "--country"),
         (["--after="], "--after"),
+        (["--after=2026-11-23/T11"], "--after"),
+        (["--after=0001-01-01"], "--after"),
+        (["--before=9999-12-31T23:59:59-12:00"], "--before"),
+        (["--country=573003003030"], "--country"),
         (["--after=soon"], "yesterday"),
         (["--after=10:30"], "--after"),
         (["--after=today", "--before=yesterday"], "earlier"),
@@ -333,6 +338,21 @@ def test_fetch_of_an_unknown_attempt_leaves_what_is_stored(
     assert configured.stored()[known] == configured.truth()[known]
 
 
+def test_fetch_of_an_undated_attempt_rejects_it(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    world = make_world(rows="no_date")
+    monkeypatch.setenv("SOURCES__TWILIO_VERIFY__BASE_URL", world.sandbox.url)
+    monkeypatch.setenv("TWILIO_ACCOUNT_SID", world.sandbox.account_sid)
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", world.sandbox.auth_token)
+    monkeypatch.setenv("WAREHOUSE__DIR", str(world.settings.directory))
+    sids = [next(iter(world.truth())), world.unusable()[0]["sid"]]
+    assert main(["fetch", *sids], now=NOW) == 0
+    assert "merged 1 attempt;" in capfd.readouterr().out
+    assert [*world.stored()] == sids[:1]
+    assert len(world.query("from twilio_verify.rejected_attempts")) == 1
+
+
 @pytest.mark.parametrize("sid", ["VL12", "VE" + "0" * 32, "VL" + "g" * 32, "../Summary"])
 def test_fetch_of_what_is_no_sid_asks_nobody(configured: World, capsys: Capture, sid: str) -> None:
     code, line = refused(capsys, "fetch", "VL" + "0" * 32, sid)
@@ -365,6 +385,14 @@ def test_a_filter_that_cannot_be_synced_by_is_told(
         code, line = refused(capsys, *argv)
         assert (code, told in line, "3003003030" in line) == (2, True, False)
     assert configured.sandbox.log == []
+
+
+def test_a_variable_of_somebody_elses_is_no_setting(
+    configured: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WAREHOUSE", "WAREHOUSE_DIR", "SOURCES"):
+        monkeypatch.setenv(name, "COMPUTE_WH")
+    assert main(["list"], now=NOW) == 0
 
 
 def test_a_misspelt_filter_in_the_configuration_file_is_told(tmp_path: Path) -> None:

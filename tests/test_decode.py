@@ -111,6 +111,21 @@ def test_dates_are_instants(text: str) -> None:
         ({**ATTEMPT, "date_created": "soon"}, "no usable date_created"),
         ({**ATTEMPT, "date_created": None}, "no usable date_created"),
         ({**ATTEMPT, "date_created": 1767225600}, "no usable date_created"),
+        *(
+            ({**ATTEMPT, "date_created": half}, "no usable date_created")
+            for half in (
+                "10",
+                "12:30",
+                "23:",
+                "Monday",
+                "2026",
+                "now",
+                "2026-01",
+                "2026-13-01T00:00:00Z",
+                "2026-01-01T00:00:00+99:99",
+                "0000-01-01T00:00:00Z",
+            )
+        ),
         ({}, "no usable sid"),
         (7, "not an object"),
         (None, "not an object"),
@@ -139,13 +154,15 @@ def test_a_double_without_a_date_does_not_replace_the_one_that_has_it() -> None:
         (r'"\ud83d\ude00"', "\U0001f600"),
         ("1e999", "inf"),
         ("123456789012345678901234567890", "123456789012345678901234567890"),
+        ("[" * 400 + "]" * 400, '"nested too deeply to keep"'),
     ],
 )
 def test_json_that_other_software_would_refuse_is_read(text: str, kept: str) -> None:
     whole = json.dumps({"attempts": [ATTEMPT], "meta": {"next_page_url": None}})
-    content = whole.replace('"mnc": "05"', f'"mnc": {text}, "x": 1e999').encode()
-    (found,) = read_page(content, READ_AT).attempts.to_pylist()
-    assert found["channel_data__mnc"] == kept
+    for other in ("1e999", "1"):  # with something else that is odd, and without
+        content = whole.replace('"mnc": "05"', f'"mnc": {text}, "x": {other}').encode()
+        (found,) = read_page(content, READ_AT).attempts.to_pylist()
+        assert found["channel_data__mnc"] == kept
 
 
 def test_of_doubles_in_a_page_the_last_stays() -> None:
@@ -180,7 +197,8 @@ def test_the_usual_page_does_not_go_through_python_objects(world: World) -> None
     [b"", b"<html>", b"[]", b"{}", b'{"attempts":[]}', b'{"attempts":{},"meta":{}}', b"null",
      b'{"attempts":null,"meta":{"next_page_url":null}}', b'{"attempts":[],"meta":null}',
      b'{"attempts":[],"meta":{"next_page_url":null}} {}', b'{"attempts":[7],"meta":{}}',
-     b'{"attempts":[],"meta":{"next_page'],
+     b'{"attempts":[],"meta":{"next_page', b'{"attempts":[],"meta":{"page":0}}',
+     b'{"attempts":[{"sid":"VL1","date_created":"2026-01-01T00:00:00Z"}],"meta":{}}'],
 )  # fmt: skip
 def test_what_is_no_page_is_a_failure(content: bytes) -> None:
     with pytest.raises(Unreadable, match="not a page"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import pacing
-from pipelines.errors import Failure
+from pipelines.errors import Failure, Misuse
 from pipelines.pacing import Pacer
 from tests.conftest import busiest
 
@@ -91,6 +91,24 @@ def test_a_stamp_from_the_future_blocks_no_longer_than_a_window(tmp_path: Path) 
     started = time.monotonic()
     with Pacer(1, tmp_path / "requests") as pacer, pacer.slot():
         assert WINDOW - 0.01 <= time.monotonic() - started < WINDOW + 5
+
+
+def test_a_machine_that_slept_or_was_set_forward_keeps_its_limit(tmp_path: Path) -> None:
+    """The next run goes by the clock on the wall."""
+    arrivals: list[float] = []
+    with Pacer(2, tmp_path / "requests") as pacer:
+        send(pacer, arrivals)
+        pacer._started -= 3600  # an hour in which no time elapsed
+        send(pacer, arrivals)
+    with Pacer(2, tmp_path / "requests") as pacer:
+        for _ in range(3):
+            send(pacer, arrivals)
+    assert busiest(arrivals, WINDOW) <= 2
+
+
+def test_a_limit_that_is_none_is_refused() -> None:
+    with pytest.raises(Misuse, match="requests_per_minute"):
+        Pacer(0)
 
 
 def test_a_slow_answer_keeps_its_slot(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import duckdb
 import pytest
 
 from pipelines import reading, source
+from pipelines.clock import Clock
 from pipelines.credentials import Credentials
 from pipelines.errors import Failure, Misuse
 from pipelines.reading import Package, SliceRead, fetch, packages
@@ -105,10 +106,10 @@ def test_attempts_that_appear_late_are_found_by_the_first_revisit(make_world: Ma
 def test_of_doubles_in_one_load_the_last_read_stays(world: World) -> None:
     """Two reads of the same window in one package, the later one first: the later one counts."""
     windows = due_slices(Warehouse(world.settings), world.settings, world.now)[-3:]
-    client = connect(world.settings, world.now)
+    client = connect(world.settings, Clock(world.now))
     early = list(fetch(client, windows))
     world.move(hours=3)
-    late_client = connect(world.settings, world.now)
+    late_client = connect(world.settings, Clock(world.now))
     late = list(fetch(late_client, windows))
     warehouse = Warehouse(world.settings)
     with warehouse.opened():
@@ -322,5 +323,5 @@ def test_windows_read_come_back_in_utc() -> None:
 
 def _package(world: World) -> list[SliceRead]:
     windows = due_slices(Warehouse(world.settings), world.settings, world.now)[:10]
-    client = connect(world.settings, world.now)
+    client = connect(world.settings, Clock(world.now))
     return list(fetch(client, windows))

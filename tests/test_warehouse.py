@@ -13,6 +13,7 @@ import duckdb
 import pytest
 
 from pipelines import warehouse as module
+from pipelines.clock import Clock
 from pipelines.errors import Failure
 from pipelines.reading import Package, fetch
 from pipelines.sync import connect, due_slices
@@ -193,7 +194,7 @@ def test_a_second_run_is_turned_away(world: World) -> None:
 
 
 def test_a_warehouse_can_be_opened_again(world: World) -> None:
-    warehouse, client = Warehouse(world.settings), connect(world.settings, world.now)
+    warehouse, client = Warehouse(world.settings), connect(world.settings, Clock(world.now))
     windows = due_slices(warehouse, world.settings, world.now)[:2]
     for _ in range(2):
         with warehouse.opened():
