@@ -60,14 +60,15 @@ class Operator:
             code = main([*argv, "--debug"], now=world.now)
         captured = self._capfd.readouterr()
         self.told = captured.out + captured.err
-        self.look_for_secrets(world)
+        # What `list` is asked to show, it shows.
+        self.look_for_secrets(world, captured.err if argv[0] == "list" else self.told)
         return code
 
-    def look_for_secrets(self, world: World) -> None:
+    def look_for_secrets(self, world: World, told: str) -> None:
         sent_to = {row["channel_data__to"] for row in world.truth().values()} - {None}
         personal = {to.lstrip("+").encode() for to in sent_to}
         assert len(personal) > 100
-        left = {"what was said": self.told.encode()}
+        left = {"what was said": told.encode()}
         for file in Path(world.settings.directory).rglob("*"):
             left[str(file)] = str(file.name).encode()
             if file.is_file() and file.name not in DATA:
@@ -181,6 +182,26 @@ def test_the_size_of_a_page_stays_the_same_along_a_chain(
     tokens = [r.parameters for r in world.sandbox.log if "PageToken" in r.parameters]
     assert tokens
     assert {p["PageSize"] for p in tokens} == {"250"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "said"),
+    [
+        ("400", 1, "60200"),
+        ("401", 2, "TWILIO_AUTH_TOKEN"),
+        ("403", 2, "20403"),
+        ("404", 1, "20404"),
+    ],
+)
+def test_an_answer_that_stays_ends_the_run_at_once(
+    make_world: MakeWorld, operator: Operator, kind: str, code: int, said: str
+) -> None:
+    world = make_world(fail=kind, fail_rate=1.0)
+    assert operator.run(world, "sync") == code
+    assert said in operator.told
+    assert "RQ0" in operator.told
+    assert len(world.sandbox.log) <= 4  # two readers, none of which asks again
+    assert not world.settings.published.exists()
 
 
 # --- chains that mislead
@@ -343,11 +364,23 @@ def test_a_token_from_secrets_toml_is_written_nowhere_else(
         [sys.executable, "-c", code + "sys.exit(main(['sync'], NOW))"],
         cwd=REPOSITORY, env={**os.environ, **given}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    operator.told = told.stdout + told.stderr
-    operator.look_for_secrets(world)
+    operator.look_for_secrets(world, told.stdout + told.stderr)
 
 
 # --- everything at once
+
+
+def test_commands_one_after_the_other_share_the_limit(
+    make_world: MakeWorld, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "WINDOW", 2.0)
+    world = make_world(limits=Limits(requests=40, seconds=2))
+    for argv in (["sync", "--dry-run"], ["list"], ["sync"], ["sync", "--dry-run"], ["list"]):
+        assert operator.run(world, *argv, requests_per_minute=40) == 0
+    log = world.sandbox.log
+    assert len(log) > 60
+    assert {request.status for request in log} == {200}
+    assert busiest([request.at for request in log], 2.0) == 40  # all of it, and no more
 
 
 def test_a_soak_ends_complete_and_never_exceeds_the_limit(

@@ -28,7 +28,7 @@ from pipelines.credentials import Credentials
 from pipelines.errors import Failure
 from pipelines.filters import Filters
 from pipelines.pacing import Pacer
-from pipelines.transport import ApiError, RefusedCredentials
+from pipelines.transport import ApiError, RefusedCredentials, TooHeavy
 from tests.conftest import NOW
 
 SUMMARY = json.dumps({"total_attempts": 3, "total_converted": 2, "total_unconverted": 1}).encode()
@@ -151,6 +151,22 @@ def test_an_answer_that_does_not_come_is_tried_again(quick: None) -> None:
         ):  # fmt: skip
             client.summary()
         assert client.counts.requests >= 3
+
+
+@pytest.mark.parametrize("kind", ["500", "silence"])
+def test_a_question_that_may_be_too_heavy_is_asked_three_times(quick: None, kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, asking(error(500)) as (_, server):
+        port = server.server_port if kind == "500" else silent.getsockname()[1]
+        with client_of(f"http://127.0.0.1:{port}", timeout=0.1) as client:
+            with pytest.raises(TooHeavy):
+                client._transport.get(client._list, {}, bytes, heavy_tries=3)
+            assert client.counts.requests == 3
+
+
+def test_only_failures_in_a_row_are_too_heavy(quick: None) -> None:
+    script = [error(500), error(500), error(429), error(500), error(500), None, error(503), GOOD]
+    with asking(*script) as (client, _):
+        assert client._transport.get(client._list, {}, bytes, heavy_tries=3) == SUMMARY
 
 
 def test_an_answer_that_never_ends_is_tried_again(

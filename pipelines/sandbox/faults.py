@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pipelines.sandbox.switches import Faults
 
 STATUSES = {"429": 20429, "500": 20500, "502": 20502, "503": 20503, "504": 20504}
+LASTING = {"400": 60200, "401": 20003, "403": 20403, "404": 20404}
 BODIES = ("truncated", "html", "broken_json")  # a 200 all the same
 KINDS = (*STATUSES, *BODIES, "reset", "hang")
 HTML = "<!doctype html><html><body>We will be back shortly.</body></html>"
@@ -23,9 +24,10 @@ class Failing:
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
         self._kinds = KINDS if faults.fail == "all" else tuple(filter(None, faults.fail.split(",")))
-        unknown = set(self._kinds) - set(KINDS)
+        known = (*KINDS, *LASTING)
+        unknown = set(self._kinds) - set(known)
         if unknown:
-            raise ValueError(f"no such fault: {unknown.pop()}; there are {', '.join(KINDS)}")
+            raise ValueError(f"no such fault: {unknown.pop()}; there are {', '.join(known)}")
         if not 0 <= faults.fail_rate <= 1:
             raise ValueError("fail-rate is a share, from 0 to 1")
         self._random = random.Random(faults.fail_seed)

@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.api import LIST, SUMMARY, Api, Refusal
-from pipelines.sandbox.faults import HTML, STATUSES, Failing
+from pipelines.sandbox.faults import HTML, LASTING, STATUSES, Failing
 from pipelines.sandbox.render import Renderer
 from pipelines.sandbox.state import View
 from pipelines.sandbox.switches import Faults, Limits, Switches
@@ -139,8 +139,9 @@ class Sandbox:
             self.closing.wait(self.faults.hang)
         elif self._limits.latency:
             self.closing.wait(self._limits.latency)
-        if kind in STATUSES:
-            refusal = Refusal(int(kind), STATUSES[kind], "Something went wrong")
+        codes = {**STATUSES, **LASTING}
+        if kind in codes:
+            refusal = Refusal(int(kind), codes[kind], "Something went wrong")
             refusal.retry_after = 1 if kind in ("429", "503") else None
             raise refusal
 

@@ -56,7 +56,7 @@ class Faults:
 
     fail: str = _switch(
         "", "how answers fail, separated by commas: 429, 500, 502, 503, 504, reset (connection "
-        "broken), hang, truncated, html, broken_json; all = any of them",
+        "broken), hang, truncated, html, broken_json; all = any of these, or 400, 401, 403, 404",
     )  # fmt: skip
     fail_rate: float = _switch(0.3, "share of answers that fail so")
     fail_seed: int = _switch(1, "which ones")
