@@ -129,7 +129,7 @@ def soak() -> None:
     print(
         f"\nsoak: {len(log)} requests, {failed} of them failed; at most "
         f"{busiest([request.at for request in log], limits.seconds)} in any 60 s, limit "
-        f"{limits.requests}, {refused} over it; {wrong} attempts missing or wrong; "
+        f"{limits.requests}, {refused} over it;\n{wrong} attempts missing or wrong; "
         f"{wall:.0f} s, {wall / least:.2f} times what the limit itself takes"
     )
 
