@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.arguments import FILTER_OPTIONS, instant, parser_of
-from pipelines.errors import Failure, Misuse, quoted, redact
+from pipelines.errors import Failure, Misuse, masked, redact
 from pipelines.filters import Filters, attempt_sid
 from pipelines.query import open_published, prompt, run_query
 from pipelines.sandbox.switches import SWITCHES
@@ -118,7 +118,7 @@ def _fetch(arguments: argparse.Namespace, settings: Settings, now: datetime) -> 
         try:
             attempt_sid(sid)
         except ValueError as error:
-            raise Misuse(f"{quoted(sid)}: {error}") from None
+            raise Misuse(f"'{masked(sid)}': {error}") from None
     sids = dict.fromkeys(arguments.sid)  # each once
     merged, missing = fetch_attempts(settings, sids, now)
     print(f"merged {_count(merged, 'attempt')}; published {_shown(settings.published)}")

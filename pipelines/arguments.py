@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import pendulum
 
-from pipelines.errors import Misuse, quoted
+from pipelines.errors import Misuse, masked
 from pipelines.query import FORMATS
 from pipelines.sandbox.switches import SWITCHES
 
@@ -39,7 +39,7 @@ _AGO = re.compile(r"(\d{1,4}) (minute|hour|day|week)s? ago")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        super().error(quoted(message)[1:-1])  # it quotes what was typed
+        super().error(masked(message))  # it quotes what was typed
 
 
 def parser_of(commands: Commands) -> argparse.ArgumentParser:
@@ -78,7 +78,7 @@ def instant(text: str | None, now: datetime, option: str) -> datetime | None:
         pass
     if not isinstance(parsed, datetime):
         raise Misuse(
-            f"{option}: {quoted(text)} is no time; write 2026-11-23, 2026-11-23T08:00:00-05:00, "
+            f"{option}: '{masked(text)}' is no time; write 2026-11-23, 2026-11-23T08:00:00-05:00, "
             "today, yesterday, '6 hours ago' or '2 days ago'"
         )
     return datetime.fromtimestamp(parsed.timestamp(), timezone.utc)  # pendulum's own zones differ

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from pipelines.chain import Chain, Question
 from pipelines.clock import Clock
-from pipelines.credentials import Credentials
+from pipelines.credentials import Credentials, other_account
 from pipelines.decode import Page, decode, read_object, read_page
-from pipelines.errors import Failure, Misuse, Unreadable
+from pipelines.errors import Failure, Misuse, Unreadable, masked
 from pipelines.filters import NO_FILTERS, Filters
 from pipelines.pacing import Pacer
 from pipelines.transport import DEFAULT_BASE_URL, ApiError, TooHeavy, Transport
@@ -163,18 +163,18 @@ class Client:
         return True
 
     def _check(self, question: Question, page: Page) -> None:
-        accounts = set(page.attempts["account_sid"].unique().to_pylist())
-        others = accounts - {self.account_sid, None}
-        if others:
+        accounts = page.attempts["account_sid"].unique().to_pylist()
+        other = other_account(accounts, self.account_sid)
+        if other:
             raise Misuse(
-                f"these credentials read account {others.pop()}, but TWILIO_ACCOUNT_SID says "
+                f"these credentials read account {other}, but TWILIO_ACCOUNT_SID says "
                 f"{self.account_sid}; a warehouse belongs to one account"
             )
         question.check(page.attempts)
         new = page.unknown_keys - self._unknown_keys
         if new and len(self._unknown_keys) < _KEYS_TOLD:
             self._unknown_keys |= new
-            named = ", ".join(key[:40] for key in sorted(new)[:_KEYS_TOLD])
+            named = ", ".join(masked(key[:40]) for key in sorted(new)[:_KEYS_TOLD])
             log.warning("keys that have no column yet are kept in extra: %s", named)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipelines.errors import Misuse, keep_secret
@@ -55,3 +55,9 @@ class Credentials:
             return cls(account_sid, account_sid, auth_token, used)
         missing = "TWILIO_API_SECRET" if api_key else "TWILIO_AUTH_TOKEN"
         raise Misuse(f"{missing} is not set (or give TWILIO_API_KEY and TWILIO_API_SECRET)")
+
+
+def other_account(found: Iterable[str | None], account_sid: str) -> str | None:
+    """An account among `found` that is another one; values that are no account's SID are none."""
+    sids = (sid for sid in found if sid and re.fullmatch(_SID["account_sid"], sid, re.IGNORECASE))
+    return next((sid for sid in sids if sid.lower() != account_sid.lower()), None)

@@ -31,9 +31,9 @@ def keep_secret(value: str) -> None:
         _SECRETS.add(value)
 
 
-def quoted(text: str) -> str:
-    """What somebody typed, to be told so, unless it may be a phone number."""
-    return "'" + re.sub(r"\d{7,}", "[redacted]", redact(text)) + "'"
+def masked(text: str) -> str:
+    """What others wrote, on one line, without what may be a phone number even if it lacks a +."""
+    return re.sub(r"\d{7,}", "[redacted]", redact(" ".join(text.split())))
 
 
 def redact(text: str) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytz
 
-from pipelines.errors import Failure, Misuse, keep_secret, quoted
+from pipelines.errors import Failure, Misuse, keep_secret, masked
 
 CHANNELS = ("sms", "call", "email", "whatsapp", "rbm")
 STATUSES = ("converted", "unconverted")
@@ -132,7 +132,7 @@ def _sid(start: str) -> Callable[[str], str]:
 def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
     def check(text: str) -> str:
         if text.lower() not in choices:
-            raise ValueError(f"{quoted(text)} is not one of {', '.join(choices)}")
+            raise ValueError(f"'{masked(text)}' is not one of {', '.join(choices)}")
         return text.lower()  # which the API is known to take; what it gives back varies
 
     return check
@@ -141,7 +141,7 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
 def _country(text: str) -> str:
     if text.upper() not in _COUNTRIES:
         raise ValueError(
-            f"{quoted(text)} is no country's ISO 3166 code of two letters, as in CO, GB"
+            f"'{masked(text)}' is no country's ISO 3166 code of two letters, as in CO, GB"
         )
     return text.upper()
 

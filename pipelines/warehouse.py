@@ -18,6 +18,7 @@ import duckdb
 from dlt.pipeline.exceptions import PipelineStepFailed
 from filelock import FileLock, Timeout
 
+from pipelines.credentials import other_account
 from pipelines.errors import Failure, Misuse
 from pipelines.reading import Package
 from pipelines.settings import Settings
@@ -128,10 +129,10 @@ class Warehouse:
             f"select account_sid from {SCHEMA}.windows_read"
             f" union (select account_sid from {SCHEMA}.attempts limit 1)"  # perhaps only fetched
         )
-        others = {row[0] for row in rows} - {account_sid, None}
-        if others:
+        other = other_account((row[0] for row in rows), account_sid)
+        if other:
             raise Misuse(
-                f"{self.directory} holds account {others.pop()}, the credentials are for "
+                f"{self.directory} holds account {other}, the credentials are for "
                 f"{account_sid}; give each account its own folder with WAREHOUSE__DIR"
             )
 

@@ -126,7 +126,7 @@ def test_an_outage_is_waited_out_and_large_pages_come_back(
     recovered = [request.parameters["PageSize"] for request in log if request.status == 200]
     assert {*recovered} <= {"50", "1000"}
     assert recovered.count("50") <= 2  # a reader's look at whether it is over
-    assert len([request for request in log if request.status == 503]) > 4
+    assert len([request for request in log if request.status == 503]) > 10
 
 
 def test_an_outage_that_lasts_ends_the_run_and_loses_nothing(
@@ -309,6 +309,8 @@ def test_odd_rows_are_stored_or_rejected_but_never_lost(
 ) -> None:
     world = make_world(rows=rows)
     assert operator.run(world, "sync") == 0
+    told = operator.told
+    assert operator.run(world, "sync", "--dry-run") == 0  # and no run after it stumbles over them
     assert holds_the_truth(world)
     unusable = world.unusable()
     assert bool(unusable) == (rows in ("no_sid", "no_date", "mixed"))
@@ -316,8 +318,8 @@ def test_odd_rows_are_stored_or_rejected_but_never_lost(
     kept = [json.dumps(json.loads(row["attempt"]), sort_keys=True) for row in rejected]
     assert sorted(kept) == sorted(json.dumps(row, sort_keys=True) for row in unusable)
     assert {row["reason"] for row in rejected} <= {"no usable sid", "no usable date_created"}
-    assert (f"{len(unusable)} rejected" in operator.told) == bool(unusable)
-    assert ("rows that Twilio listed are no attempts" in operator.told) == bool(unusable)
+    assert (f"{len(unusable)} rejected" in told) == bool(unusable)
+    assert ("rows that Twilio listed are no attempts" in told) == bool(unusable)
     names = {r["column_name"] for r in world.query("describe twilio_verify.attempts")}
     assert not [name for name in names if "__v_" in name]
     assert world.query("select count(*) as n from verification_attempts")[0]["n"] > 0
@@ -373,14 +375,14 @@ def test_a_token_from_secrets_toml_is_written_nowhere_else(
 def test_commands_one_after_the_other_share_the_limit(
     make_world: MakeWorld, operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pacing, "WINDOW", 2.0)
-    world = make_world(limits=Limits(requests=40, seconds=2))
+    monkeypatch.setattr(pacing, "WINDOW", 5.0)
+    world = make_world(limits=Limits(requests=40, seconds=5))
     for argv in (["sync", "--dry-run"], ["list"], ["sync"], ["sync", "--dry-run"], ["list"]):
         assert operator.run(world, *argv, requests_per_minute=40) == 0
     log = world.sandbox.log
     assert len(log) > 60
     assert {request.status for request in log} == {200}
-    assert busiest([request.at for request in log], 2.0) <= 40
+    assert busiest([request.at for request in log], 5.0) == 40  # all of it, and no more
 
 
 def test_a_soak_ends_complete_and_never_exceeds_the_limit(

@@ -94,11 +94,13 @@ def _nulls(attempt: dict[str, Any]) -> None:
 def _numbers(attempt: dict[str, Any]) -> None:
     attempt["channel_data"] |= {"mcc": 732, "mnc": 5, "error_code": 30008, "code_length": "6"}
     attempt["price"] = {"value": 0.25, "currency": 840}
+    attempt["account_sid"] = 5
 
 
 def _odd_text(attempt: dict[str, Any]) -> None:
     """Half an emoji, as software that counts in UTF-16 leaves it."""
     attempt["channel_data"]["carrier"] = "Tigo \ud83d"
+    attempt["account_sid"] = attempt["account_sid"].upper()
 
 
 def _bare_price(attempt: dict[str, Any]) -> None:
