@@ -31,6 +31,11 @@ def keep_secret(value: str) -> None:
         _SECRETS.add(value)
 
 
+def first_line(error: BaseException) -> str:
+    """What went wrong without dlt's and DuckDB's advice below it."""
+    return str(error).strip().partition("\n")[0]
+
+
 def masked(text: str) -> str:
     """What others wrote, on one line, without what may be a phone number even if it lacks a +."""
     return re.sub(r"\d{7,}", "[redacted]", redact(" ".join(text.split())))

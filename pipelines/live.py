@@ -13,7 +13,7 @@ from pipelines.filters import Filters
 from pipelines.query import run_query
 from pipelines.settings import Settings
 from pipelines.sync import connect
-from pipelines.warehouse import create_views
+from pipelines.views import create_views
 
 log = logging.getLogger("verify_sync")
 

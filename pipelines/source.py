@@ -6,7 +6,7 @@ resources fed with slices that are already complete.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ from pipelines.windows import (
     RETENTION,
     SECOND,
     Window,
-    WindowRead,
+    WindowsRead,
     plan,
     slices,
 )
@@ -101,13 +101,6 @@ def windows_read_sql(account_sid: str, filters_hash: str, since: datetime, schem
             and created_before > timestamptz '{since.isoformat()}'
             and _dlt_load_id in (select load_id from {schema}_dlt_loads where status = 0)
     """
-
-
-def as_windows_read(rows: Iterable[Sequence[Any]]) -> list[WindowRead]:
-    """The rows of `windows_read_sql` as values for the planner."""
-    # In UTC, because arithmetic in a zone with daylight saving time is off by an hour across it.
-    utc = ([instant.astimezone(timezone.utc) for instant in row] for row in rows)
-    return [WindowRead(Window(after, before), read_at) for after, before, read_at in utc]
 
 
 # Not upsert: within one load it does not remove doubles, which the API does deliver.
@@ -211,8 +204,11 @@ def twilio_verify(
     named = _named_window(created_after, created_before, now)
 
     def groups() -> Iterator[Package]:
-        read = [] if named else _read_before(account_sid, chosen, now)
-        due = [named] if named else plan(read, DEFAULT_SCHEDULE, now)
+        due = (
+            [named]
+            if named
+            else plan(_read_before(account_sid, chosen, now), DEFAULT_SCHEDULE, now)
+        )
         pacer = Pacer(requests_per_minute)
         with Client(credentials, base_url, page_size, timeout, clock, pacer) as client:
             yield from map(Package.of, packages(fetch(client, slices(due), chosen)))
@@ -234,11 +230,11 @@ def _named_window(after: datetime | None, before: datetime | None, now: datetime
     return window
 
 
-def _read_before(account_sid: str, filters: Filters, now: datetime) -> list[WindowRead]:
+def _read_before(account_sid: str, filters: Filters, now: datetime) -> WindowsRead:
     """`windows_read` of the destination of the pipeline that runs; none before its first run."""
     sql = windows_read_sql(account_sid, filters.hash, now - RETENTION)
     with dlt.current.pipeline().sql_client() as connection:
         try:
-            return as_windows_read(connection.execute_sql(sql) or ())
+            return WindowsRead.of(connection.execute_sql(sql) or ())
         except DestinationUndefinedEntity:
-            return []
+            return WindowsRead.of(())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from math import ceil
@@ -15,12 +15,13 @@ import pyarrow as pa
 from pipelines.client import Client
 from pipelines.clock import Clock
 from pipelines.errors import Failure
+from pipelines.losses import warn_of_expiry, warn_of_losses
 from pipelines.pacing import Pacer
 from pipelines.reading import Package, SliceRead, fetch, packages
 from pipelines.settings import Settings, require_credentials
 from pipelines.transport import ApiError, Counts
 from pipelines.warehouse import Warehouse
-from pipelines.windows import Window, plan, slices
+from pipelines.windows import Window, WindowsRead, plan, slices
 
 log = logging.getLogger("verify_sync")
 
@@ -58,10 +59,15 @@ def sync(settings: Settings, now: datetime) -> Outcome:
     """Reads what is due at `now` (aware) and publishes it. Raises Failure or Misuse."""
     started = time.monotonic()
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what pages no longer need
-    clock = Clock(now)
-    with updated(settings) as warehouse, connect(settings, clock) as client:
+    with (
+        _mindful_of_expiry(settings, now),
+        updated(settings) as warehouse,
+        connect(settings, Clock(now)) as client,
+    ):
         outcome = Outcome(client.counts)
-        pieces = due_slices(warehouse, settings, now)
+        read = windows_read(warehouse, settings, now)
+        warn_of_losses(read, settings.revisit_after, now)
+        pieces = slices(plan(read, settings.revisit_after, now))
         for reads in packages(fetch(client, pieces, settings.filters)):
             warehouse.load(Package.of(reads))
             outcome.add(reads)
@@ -92,6 +98,17 @@ def fetch_attempts(settings: Settings, sids: Iterable[str], now: datetime) -> tu
         warehouse.load(Package(attempts, rejected))
         _warn_of_rejected(rejected.num_rows)
     return attempts.num_rows, missing
+
+
+@contextmanager
+def _mindful_of_expiry(settings: Settings, now: datetime) -> Iterator[None]:
+    try:
+        yield
+    except Failure:
+        if settings.credentials:
+            with suppress(Failure):  # the one on its way is what matters
+                warn_of_expiry(windows_read(Warehouse(settings), settings, now), now)
+        raise
 
 
 def _warn_of_rejected(rows: int) -> None:
@@ -128,7 +145,8 @@ def due(settings: Settings, now: datetime) -> list[Due]:
     warehouse.check_account(credentials.account_sid)
     found = []
     with connect(settings, Clock(now)) as client:
-        for piece in due_slices(warehouse, settings, now):
+        read = windows_read(warehouse, settings, now)
+        for piece in slices(plan(read, settings.revisit_after, now)):
             attempts = None
             if settings.filters.are_summarised:
                 attempts = client.summary(piece.after, piece.before, settings.filters).attempts
@@ -155,6 +173,5 @@ def connect(settings: Settings, clock: Clock) -> Client:
     )
 
 
-def due_slices(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Window]:
-    read = warehouse.windows_read(require_credentials(settings).account_sid, now)
-    return list(slices(plan(read, settings.revisit_after, now)))
+def windows_read(warehouse: Warehouse, settings: Settings, now: datetime) -> WindowsRead:
+    return warehouse.windows_read(require_credentials(settings).account_sid, now)

@@ -6,28 +6,28 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dlt
 import duckdb
+import numpy as np
 from dlt.pipeline.exceptions import PipelineStepFailed
 from filelock import FileLock, Timeout
 
 from pipelines.credentials import other_account
-from pipelines.errors import Failure, Misuse
+from pipelines.errors import Failure, Misuse, first_line
 from pipelines.reading import Package
+from pipelines.recovery import SCHEMA, Locked, copy_database, recover, unusable, wal
 from pipelines.settings import Settings
-from pipelines.source import TABLES, as_windows_read, loaded, windows_read_sql
-from pipelines.windows import RETENTION, SETTLED_AFTER, WindowRead
+from pipelines.source import TABLES, loaded, windows_read_sql
+from pipelines.views import create_views
+from pipelines.windows import RETENTION, WindowsRead
 
-SCHEMA = "twilio_verify"
-CODE_VALIDITY = "10 minutes"  # Twilio's default: an attempt this old is seldom converted later
-_LAYERS = ("staging", "marts", "reports")  # apply order; a view reads from no later folder
 _READABLE_SINCE = "v1.2.0"  # DuckDB 2.0's own storage format cannot be opened by 1.x
 _SPARE = 64 * 2**20  # bytes left free on the disk after publishing
 _LOADING: dict[str, str | bool | int | float | list[str]] = {
@@ -35,6 +35,8 @@ _LOADING: dict[str, str | bool | int | float | list[str]] = {
     "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
     "threads": 1,  # a second one costs more than it brings for packages of this size
 }
+
+T = TypeVar("T")
 
 log = logging.getLogger("verify_sync")
 
@@ -60,18 +62,19 @@ class Warehouse:
         lock = FileLock(self.directory / "lock", timeout=0)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with (
-                lock,
-                duckdb.connect(str(self.loading), config=_LOADING) as self._connection,
-                self._connection.cursor() as self._dlt_connection,
-            ):
-                yield
-        except Timeout:
+            with lock:
+                recover(self.loading, self.published)
+                with (
+                    duckdb.connect(str(self.loading), config=_LOADING) as self._connection,
+                    self._connection.cursor() as self._dlt_connection,
+                ):
+                    yield
+        except (Timeout, Locked):
             raise self._in_use() from None
         except OSError as error:
             raise Failure(f"{self.directory} cannot be used: {error.strerror or error}") from error
-        except duckdb.IOException as error:
-            raise Failure(f"{self.loading} cannot be used: {first_line(error)}") from error
+        except duckdb.Error as error:
+            raise unusable(self.loading, error) from error
         finally:
             self._connection = self._dlt_connection = None
             self.__dict__.pop("pipeline", None)  # it holds the connection that is closed now
@@ -136,11 +139,12 @@ class Warehouse:
                 f"{account_sid}; give each account its own folder with WAREHOUSE__DIR"
             )
 
-    def windows_read(self, account_sid: str, now: datetime) -> list[WindowRead]:
-        """What the planner needs to know: windows that reach into retention."""
-        filters_hash, since = self.settings.filters.hash, now - RETENTION
-        query = windows_read_sql(account_sid, filters_hash, since, f"{SCHEMA}.")
-        return as_windows_read(self._rows(query))
+    def windows_read(self, account_sid: str, now: datetime) -> WindowsRead:
+        """What the planner needs to know: windows that reached into retention at the last read."""
+        newest = self._rows(f"select max(read_at) from {SCHEMA}.windows_read")
+        since = min([now, *(read_at for (read_at,) in newest if read_at)]) - RETENTION
+        query = windows_read_sql(account_sid, self.settings.filters.hash, since, f"{SCHEMA}.")
+        return self._ask(query, _as_windows_read, WindowsRead.of(()))
 
     def apply_views(self) -> None:
         """Creates `settings` and every view of `sql/` anew, in one transaction."""
@@ -152,17 +156,10 @@ class Warehouse:
         """Replaces `verify.duckdb` by a compact copy at once; who has it open keeps the old one."""
         fresh = self.published.with_name("verify.duckdb.new")
         self._check_disk()
-        _remove(fresh, _wal(fresh))
-        connection = self.connection
-        connection.execute(
-            f"attach '{_quoted(fresh)}' as fresh (storage_version '{_READABLE_SINCE}')"
-        )
-        connection.execute("copy from database loading to fresh")
-        connection.execute(f"drop schema if exists fresh.{SCHEMA}_staging cascade")
-        connection.execute("detach fresh")
+        copy_database(self.connection, "loading", fresh, f"(storage_version '{_READABLE_SINCE}')")
         os.replace(fresh, self.published)
         # Left by someone who wrote into the old copy; it would make the new one unopenable.
-        _remove(_wal(self.published))
+        wal(self.published).unlink(missing_ok=True)
 
     def _check_disk(self) -> None:
         self.connection.execute("checkpoint")
@@ -179,56 +176,34 @@ class Warehouse:
         return {row[0] for row in rows}
 
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
-        """The answer from `loading.duckdb`; nothing while it or its tables do not exist yet."""
+        return self._ask(query, lambda answer: answer.fetchall(), [])
+
+    def _ask(self, query: str, take: Callable[[duckdb.DuckDBPyConnection], T], nothing: T) -> T:
+        """The answer from `loading.duckdb`; `nothing` while it or its tables do not exist yet.
+
+        Where it was deleted, from the published file, of which the next run rebuilds it.
+        """
+        file = self.loading if self.loading.exists() else self.published
         try:
             if self._connection is not None:
-                return self._connection.execute(query).fetchall()
-            if not self.loading.exists():
-                return []
-            with duckdb.connect(str(self.loading), read_only=True) as connection:
-                return connection.execute(query).fetchall()
+                return take(self._connection.execute(query))
+            if not file.exists():
+                return nothing
+            with duckdb.connect(str(file), read_only=True) as connection:
+                return take(connection.execute(query))
         except duckdb.CatalogException:
-            return []
+            return nothing
         except duckdb.Error as error:
-            if "lock on file" in str(error):
-                raise self._in_use() from error
-            raise Failure(f"{self.loading} cannot be read: {first_line(error)}") from error
+            failure = unusable(file, error)
+            raise self._in_use() if isinstance(failure, Locked) else failure from error
 
     def _in_use(self) -> Failure:
         return Failure(f"another run is using {self.directory}; try again later")
 
 
-def sql_folder() -> Path:
-    """`sql/` beside the package in a checkout, inside it when installed from a wheel."""
-    package = Path(__file__).parent
-    inside = package / "sql"
-    return inside if inside.is_dir() else package.parent / "sql"
-
-
-def view_files() -> list[Path]:
-    """The files that make views, in the order they are applied."""
-    return [file for layer in _LAYERS for file in sorted((sql_folder() / layer).glob("*.sql"))]
-
-
-def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
-    """Replaces `settings` and all views of the current database by those of `sql/`."""
-    views = connection.execute(
-        "select view_name from duckdb_views() where schema_name = 'main' and not internal"
-    ).fetchall()
-    for (view,) in views:
-        connection.execute(f'drop view main."{view}"')
-    connection.execute((sql_folder() / "settings.sql").read_text(encoding="utf-8"))
-    row = (settings.verification_fee, settings.fee_currency, settings.timezone)
-    connection.execute(
-        "insert into main.settings values (?, ?, ?, ?, ?)", [*row, CODE_VALIDITY, SETTLED_AFTER]
-    )
-    for file in view_files():
-        connection.execute(file.read_text(encoding="utf-8"))
-
-
-def first_line(error: BaseException) -> str:
-    """What went wrong without dlt's and DuckDB's advice below it."""
-    return str(error).strip().partition("\n")[0]
+def _as_windows_read(answer: duckdb.DuckDBPyConnection) -> WindowsRead:
+    columns = answer.fetchnumpy().values()  # instants in UTC
+    return WindowsRead.by_column([c.astype("datetime64[s]").astype(np.int64) for c in columns])
 
 
 def _why(error: PipelineStepFailed) -> str:
@@ -240,19 +215,8 @@ def _why(error: PipelineStepFailed) -> str:
 
 def _forget_loaded(working_folder: Path) -> None:
     """dlt keeps a record of every package it has loaded; a table of them is in the warehouse."""
-    _remove(working_folder / "trace.pickle")  # of our earlier releases, see `pipeline`
+    (working_folder / "trace.pickle").unlink(
+        missing_ok=True
+    )  # of our earlier releases, see `pipeline`
     shutil.rmtree(working_folder / "load" / "loaded", ignore_errors=True)
     (working_folder / "load" / "loaded").mkdir(exist_ok=True)
-
-
-def _wal(file: Path) -> Path:
-    return file.with_name(file.name + ".wal")
-
-
-def _remove(*files: Path) -> None:
-    for file in files:
-        file.unlink(missing_ok=True)
-
-
-def _quoted(file: Path) -> str:
-    return str(file).replace("'", "''")

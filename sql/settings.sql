@@ -3,7 +3,9 @@ create or replace table settings (
     fee_currency varchar,
     timezone varchar,
     code_validity interval,
-    settled_after interval
+    settled_after interval,
+    retention interval,
+    revisit_after interval[]
 );
 
 comment on table settings is 'One row: what the views take from the configuration.';
@@ -15,3 +17,5 @@ comment on column settings.code_validity is
 'Age from which an attempt is mature: read when its code could no longer be typed.';
 comment on column settings.settled_after is
 'Age from which an attempt is settled: read when nothing about it is expected to change.';
+comment on column settings.retention is 'How long Twilio lists an attempt.';
+comment on column settings.revisit_after is 'Ages at which attempts are read again.';

@@ -22,7 +22,9 @@ from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Faults, Limits, Switches
 from pipelines.settings import Settings
-from pipelines.sync import Outcome, sync
+from pipelines.sync import Outcome, sync, windows_read
+from pipelines.warehouse import Warehouse
+from pipelines.windows import Window, plan, slices
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=timezone.utc)
@@ -91,6 +93,12 @@ class World:
             answer = connection.execute(sql.replace("from raw", "from twilio_verify.attempts"))
             names = [column[0] for column in answer.description or ()]
             return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+def due_slices(world: World) -> list[Window]:
+    """What a sync would read."""
+    read = windows_read(Warehouse(world.settings), world.settings, world.now)
+    return list(slices(plan(read, world.settings.revisit_after, world.now)))
 
 
 def is_whole(attempt: Row) -> bool:

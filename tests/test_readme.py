@@ -14,7 +14,7 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
-from pipelines.warehouse import view_files
+from pipelines.views import view_files
 from tests.conftest import PACELESS, REPOSITORY, UNLIMITED
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

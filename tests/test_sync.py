@@ -14,15 +14,16 @@ import dlt
 import duckdb
 import pytest
 
-from pipelines import reading, source
+from pipelines import reading
 from pipelines.clock import Clock
 from pipelines.credentials import Credentials
 from pipelines.errors import Failure, Misuse
 from pipelines.reading import Package, SliceRead, fetch, packages
 from pipelines.source import TABLES, loaded, twilio_verify
-from pipelines.sync import connect, due, due_slices
+from pipelines.sync import connect, due
 from pipelines.warehouse import Warehouse
-from tests.conftest import NOW, World
+from pipelines.windows import WindowsRead
+from tests.conftest import NOW, World, due_slices
 
 MakeWorld = Callable[..., World]
 ANSWERS = [
@@ -105,7 +106,7 @@ def test_attempts_that_appear_late_are_found_by_the_first_revisit(make_world: Ma
 
 def test_of_doubles_in_one_load_the_last_read_stays(world: World) -> None:
     """Two reads of the same window in one package, the later one first: the later one counts."""
-    windows = due_slices(Warehouse(world.settings), world.settings, world.now)[-3:]
+    windows = due_slices(world)[-3:]
     client = connect(world.settings, Clock(world.now))
     early = list(fetch(client, windows))
     world.move(hours=3)
@@ -316,12 +317,12 @@ def test_windows_read_come_back_in_utc() -> None:
     """A database session in a zone with daylight saving must not shift what has been read."""
     berlin = ZoneInfo("Europe/Berlin")
     after, read_at = datetime(2026, 3, 28, tzinfo=berlin), datetime(2026, 3, 29, 12, tzinfo=berlin)
-    (found,) = source.as_windows_read([(after, read_at, read_at)])
-    assert found.read_at - timedelta(hours=26) == datetime(2026, 3, 28, 8, tzinfo=timezone.utc)
-    assert found.window.after.tzinfo is timezone.utc
+    found = WindowsRead.of([(after, read_at, read_at)])
+    utc = datetime.fromtimestamp(int(found.read_at[0]), timezone.utc)
+    assert utc - timedelta(hours=26) == datetime(2026, 3, 28, 8, tzinfo=timezone.utc)
 
 
 def _package(world: World) -> list[SliceRead]:
-    windows = due_slices(Warehouse(world.settings), world.settings, world.now)[:10]
+    windows = due_slices(world)[:10]
     client = connect(world.settings, Clock(world.now))
     return list(fetch(client, windows))

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.decode import SCHEMA, decode
 from pipelines.settings import Settings
-from pipelines.warehouse import create_views
+from pipelines.views import create_views
 from tests.conftest import NOW, World
 
 CREATED = datetime(2026, 11, 1, 10, 0, tzinfo=timezone.utc)

@@ -16,9 +16,10 @@ from pipelines import warehouse as module
 from pipelines.clock import Clock
 from pipelines.errors import Failure
 from pipelines.reading import Package, fetch
-from pipelines.sync import connect, due_slices
-from pipelines.warehouse import Warehouse, sql_folder, view_files
-from tests.conftest import World
+from pipelines.sync import connect
+from pipelines.views import sql_folder, view_files
+from pipelines.warehouse import Warehouse
+from tests.conftest import World, due_slices
 
 READER = """
 import duckdb, sys
@@ -195,7 +196,7 @@ def test_a_second_run_is_turned_away(world: World) -> None:
 
 def test_a_warehouse_can_be_opened_again(world: World) -> None:
     warehouse, client = Warehouse(world.settings), connect(world.settings, Clock(world.now))
-    windows = due_slices(warehouse, world.settings, world.now)[:2]
+    windows = due_slices(world)[:2]
     for _ in range(2):
         with warehouse.opened():
             warehouse.finish_pending()
@@ -207,7 +208,7 @@ def test_a_warehouse_can_be_opened_again(world: World) -> None:
 def test_a_foreign_file_is_one_clear_line(world: World) -> None:
     world.settings.directory.mkdir(parents=True)
     (world.settings.directory / "loading.duckdb").write_bytes(b"this is no database" * 1000)
-    with pytest.raises(Failure, match=r"loading\.duckdb cannot be used"):
+    with pytest.raises(Failure, match=r"loading\.duckdb is damaged or no database.*move it away"):
         world.sync()
 
 

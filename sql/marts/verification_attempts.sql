@@ -22,12 +22,10 @@ with aged as (
         a.created_at,
         a.updated_at,
         a.read_at,
-        a.read_at - a.created_at as read_age,
-        coalesce(a.conversion_status = 'converted', false) as is_converted,
-        a.read_at - a.created_at >= s.code_validity as is_mature,
-        a.read_at - a.created_at >= s.settled_after as is_settled
+        -- By seconds: instants subtracted count days of the reader's zone.
+        to_microseconds(epoch_us(a.read_at) - epoch_us(a.created_at)) as read_age,
+        coalesce(a.conversion_status = 'converted', false) as is_converted
     from stg_attempts as a
-    cross join settings as s
 )
 
 select
@@ -63,7 +61,7 @@ select
         when aged.message_status in ('delivered', 'read', 'completed') then 'delivered'
         when aged.message_status in ('undelivered', 'failed', 'canceled', 'busy', 'no-answer')
             then 'failed'
-        when aged.is_settled then 'unknown'
+        when aged.read_age >= s.settled_after then 'unknown'
         else 'pending'
     end as delivery_outcome,
     aged.error_code,
@@ -74,11 +72,12 @@ select
         partition by aged.verification_sid
         order by aged.created_at, aged.attempt_sid
     ) as attempt_number,
-    aged.is_mature,
-    aged.is_settled,
+    aged.read_age >= s.code_validity as is_mature,
+    aged.read_age >= s.settled_after as is_settled,
     aged.read_at,
     aged.read_age
 from aged
+cross join settings as s
 left join error_codes as e on aged.error_code = e.error_code;
 
 comment on view verification_attempts is

@@ -1,0 +1,63 @@
+"""The views of `sql/`: where they are, in which order they apply, and the settings they read."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+
+from pipelines.errors import Failure, first_line
+from pipelines.settings import Settings
+from pipelines.windows import RETENTION, SETTLED_AFTER
+
+CODE_VALIDITY = timedelta(
+    minutes=10
+)  # Twilio's default: an attempt this old is seldom converted later
+_LAYERS = ("staging", "marts", "reports")  # apply order; a view reads from no later folder
+
+
+def sql_folder() -> Path:
+    """`sql/` beside the package in a checkout, inside it when installed from a wheel."""
+    package = Path(__file__).parent
+    inside = package / "sql"
+    return inside if inside.is_dir() else package.parent / "sql"
+
+
+def view_files() -> list[Path]:
+    """The files that make views, in the order they are applied."""
+    return [file for layer in _LAYERS for file in sorted((sql_folder() / layer).glob("*.sql"))]
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    """Replaces `settings` and all views of the current database by those of `sql/`.
+
+    Raises Failure naming the file whose SQL fails.
+    """
+    views = connection.execute(
+        "select view_name from duckdb_views() where schema_name = 'main' and not internal"
+    ).fetchall()
+    for (view,) in views:
+        connection.execute(f'drop view main."{view}"')
+    for file in (sql_folder() / "settings.sql", *view_files()):
+        try:
+            connection.execute(file.read_text(encoding="utf-8"))
+        except duckdb.ProgrammingError as error:
+            raise Failure(f"{file}: {first_line(error)}") from error
+        if file.stem == "settings":
+            _fill_settings(connection, settings)
+
+
+def _fill_settings(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    """Lengths of time in seconds: a day is 23 or 25 hours where a reader's clocks change."""
+    connection.execute(
+        "insert into main.settings select ?, ?, ?, to_seconds(?), to_seconds(?), to_seconds(?), "
+        "[to_seconds(age) for age in ?]",
+        [
+            settings.verification_fee,
+            settings.fee_currency,
+            settings.timezone,
+            *(age.total_seconds() for age in (CODE_VALIDITY, SETTLED_AFTER, RETENTION)),
+            [age.total_seconds() for age in settings.revisit_after],
+        ],
+    )

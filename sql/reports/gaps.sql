@@ -1,0 +1,15 @@
+create or replace view gaps as
+select
+    filters_hash,
+    unserved_after as lost_after,
+    unserved_before as lost_before
+from stg_unserved
+where age = to_seconds(0)
+order by filters_hash, lost_after;
+
+comment on view gaps is
+'One row per stretch of created time that left retention before it was read even once: lost.';
+comment on column gaps.filters_hash is
+'Set of filters, as in twilio_verify.windows_read: each has its own progress.';
+comment on column gaps.lost_after is 'Attempts created after this instant are lost (UTC) …';
+comment on column gaps.lost_before is '… up to and including this one (UTC).';

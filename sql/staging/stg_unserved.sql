@@ -1,0 +1,78 @@
+create or replace view stg_unserved as
+with ages as (
+    select
+        retention,
+        unnest(list_prepend(to_seconds(0), revisit_after)) as age
+    from settings
+),
+
+-- What a window's read has served: of it, what was old enough, and not yet forgotten.
+served as (
+    select
+        w.filters_hash,
+        a.age,
+        w.read_at - a.retention as forgotten_before,
+        greatest(w.created_after, w.read_at - a.retention) as served_after,
+        least(w.created_before, w.read_at - a.age) as served_before
+    from twilio_verify.windows_read as w
+    inner join twilio_verify._dlt_loads as l on w._dlt_load_id = l.load_id and l.status = 0
+    cross join ages as a
+    where w.read_at - a.retention < w.created_before
+),
+
+bounds as (
+    select
+        filters_hash,
+        age,
+        min(served_after) as first_after,
+        max(forgotten_before) as forgotten_before
+    from served
+    group by filters_hash, age
+),
+
+spans as (
+    select
+        filters_hash,
+        age,
+        served_after as span_after,
+        served_before as span_before
+    from served
+    where served_after < served_before
+    union all
+    select
+        filters_hash,
+        age,
+        unnest([first_after, forgotten_before]) as span_after,
+        unnest([first_after, forgotten_before]) as span_before
+    from bounds
+),
+
+ordered as (
+    select
+        filters_hash,
+        age,
+        span_after,
+        max(span_before) over (
+            partition by filters_hash, age
+            order by span_after, span_before
+            rows between unbounded preceding and 1 preceding
+        ) as unserved_after
+    from spans
+)
+
+select
+    o.filters_hash,
+    o.age,
+    o.unserved_after,
+    least(o.span_after, b.forgotten_before) as unserved_before
+from ordered as o
+inner join bounds as b on o.filters_hash = b.filters_hash and o.age = b.age
+where o.unserved_after < least(o.span_after, b.forgotten_before);
+
+comment on view stg_unserved is
+'One row per stretch of created time that left retention without being read at an age or later.';
+comment on column stg_unserved.filters_hash is
+'Set of filters, as in twilio_verify.windows_read: each has its own progress.';
+comment on column stg_unserved.age is 'Zero, or an age of settings.revisit_after.';
+comment on column stg_unserved.unserved_after is 'Where the stretch begins, exclusive (UTC).';
+comment on column stg_unserved.unserved_before is 'Where it ends, inclusive (UTC).';
