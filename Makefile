@@ -6,7 +6,7 @@ BIN := .venv/bin
 export QUERY
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sync list fetch sql views sandbox test lint format bench lock clean
+.PHONY: help demo sync list fetch sql views restore sandbox test lint format bench lock clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ sql: .venv/ready ## ask the published file: make sql QUERY="from daily_conversio
 
 views: .venv/ready ## apply the views of sql/ again without syncing
 	@$(BIN)/verify-sync views $(ARGS)
+
+restore: .venv/ready ## start again from a backup of the published file: make restore ARGS=FILE
+	@$(BIN)/verify-sync restore $(ARGS)
 
 sandbox: .venv/ready ## serve a made-up account like Twilio would, on loopback
 	@$(BIN)/verify-sync sandbox $(ARGS)

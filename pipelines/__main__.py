@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.arguments import FILTER_OPTIONS, instant, parser_of
-from pipelines.errors import Failure, Misuse, masked, redact
+from pipelines.errors import Failure, Misuse, first_line, masked, redact
 from pipelines.filters import Filters, attempt_sid
 from pipelines.query import open_published, prompt, run_query
 from pipelines.sandbox.switches import SWITCHES
@@ -24,6 +25,8 @@ from pipelines.settings import Settings, load_settings
 from pipelines.sync import Outcome, due, fetch_attempts, limit_seconds, not_there, sync
 from pipelines.warehouse import Warehouse
 from pipelines.windows import RETENTION
+
+INTERRUPTED = "interrupted; what was loaded is kept, the next run goes on"
 
 log = logging.getLogger("verify_sync")
 
@@ -34,14 +37,16 @@ def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
     _log_to_stderr()
     try:
         arguments.run(arguments, load_settings(), now or datetime.now(timezone.utc))
+    except KeyboardInterrupt:
+        return _report(arguments, 1, INTERRUPTED)
     except Failure as failure:
         return _report(arguments, failure.exit_code, str(failure))
-    except KeyboardInterrupt:
-        return _report(arguments, 1, "interrupted; what was loaded is kept, the next run goes on")
     except BrokenPipeError:  # `verify-sync sql … | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        message = str(error).strip().partition("\n")[0]
+        if _stopping.is_set():  # DuckDB makes an error of its own of the second signal
+            return _report(arguments, 1, INTERRUPTED)
+        message = first_line(error)
         hint = "" if arguments.debug else " (--debug shows where)"
         return _report(arguments, 1, f"{type(error).__name__}: {message}{hint}")
     return 0
@@ -160,6 +165,14 @@ def _views(_: argparse.Namespace, settings: Settings, __: datetime) -> None:
     print(f"views applied; published {_shown(settings.published)}")
 
 
+def _restore(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
+    """Start again from a backup of the published file."""
+    kept = Warehouse(settings).restore(arguments.file)
+    if kept:
+        print(f"what {_shown(settings.published)} held is now in {_shown(kept)}")
+    print(f"restored {_shown(arguments.file)}; `make sync` reads what it lacks")
+
+
 def _sandbox(arguments: argparse.Namespace, _: Settings, now: datetime) -> None:
     """The stand-in API alone, on loopback."""
     from pipelines.sandbox.account import Account
@@ -201,6 +214,7 @@ _COMMANDS = {
     "demo": _demo,
     "sql": _sql,
     "views": _views,
+    "restore": _restore,
     "sandbox": _sandbox,
 }
 
@@ -232,9 +246,28 @@ def _shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def entry() -> None:
-    """The console script."""
-    code = main()
+_stopping = threading.Event()
+
+
+def _stop(*_: object) -> None:
+    """The first signal unwinds the run, which keeps what is complete; a third one ends it at once.
+
+    (dlt takes the first one that comes while it loads a package, and finishes that.)
+    """
+    if _stopping.is_set():
+        sys.stderr.write(f"verify-sync: {INTERRUPTED}\n")
+        sys.stderr.flush()
+        os._exit(1)
+    _stopping.set()
+    raise KeyboardInterrupt
+
+
+def entry(argv: Sequence[str] | None = None, now: datetime | None = None) -> None:
+    """The console script: `main`, which signals end cleanly, and the process with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell has it for background jobs
+            signal.signal(number, _stop)
+    code = main(argv, now)
     if threading.active_count() > 1:  # a reader of a failed run, waiting to try again for nothing
         sys.stdout.flush()
         os._exit(code)

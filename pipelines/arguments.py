@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pendulum
@@ -114,6 +115,10 @@ def _sql(command: argparse.ArgumentParser) -> None:
     command.add_argument("--format", choices=FORMATS, default="table")
 
 
+def _restore(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path, metavar="FILE", help="a copy of verify.duckdb")
+
+
 def _sandbox(command: argparse.ArgumentParser) -> None:
     command.add_argument("--port", type=_between(int, 0, 65_535), default=8765)
     command.add_argument(
@@ -140,7 +145,14 @@ def _add_switch(command: Any, name: str, default: Any, metadata: Mapping[str, An
     command.add_argument("--" + name.replace("_", "-"), **options)
 
 
-_OPTIONS = {"sync": _sync, "list": _list, "fetch": _fetch, "sql": _sql, "sandbox": _sandbox}
+_OPTIONS = {
+    "sync": _sync,
+    "list": _list,
+    "fetch": _fetch,
+    "sql": _sql,
+    "restore": _restore,
+    "sandbox": _sandbox,
+}
 
 
 def _between(kind: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:

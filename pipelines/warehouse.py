@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import dlt
 import duckdb
@@ -22,7 +22,22 @@ from filelock import FileLock, Timeout
 from pipelines.credentials import other_account
 from pipelines.errors import Failure, Misuse, first_line
 from pipelines.reading import Package
-from pipelines.recovery import SCHEMA, Locked, copy_database, recover, unusable, wal
+from pipelines.recovery import (
+    SCHEMA,
+    Connection,
+    Locked,
+    T,
+    ask,
+    copy_database,
+    is_damage,
+    keep,
+    loads,
+    rebuild,
+    recover,
+    set_aside,
+    unusable,
+    wal,
+)
 from pipelines.settings import Settings
 from pipelines.source import TABLES, loaded, windows_read_sql
 from pipelines.views import create_views
@@ -35,8 +50,6 @@ _LOADING: dict[str, str | bool | int | float | list[str]] = {
     "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
     "threads": 1,  # a second one costs more than it brings for packages of this size
 }
-
-T = TypeVar("T")
 
 log = logging.getLogger("verify_sync")
 
@@ -53,34 +66,74 @@ class Warehouse:
         self.directory = settings.directory
         self.loading = settings.directory / "loading.duckdb"
         self.published = settings.published
-        self._connection: duckdb.DuckDBPyConnection | None = None
-        self._dlt_connection: duckdb.DuckDBPyConnection | None = None
+        self._connection: Connection | None = None
+        self._dlt_connection: Connection | None = None
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """One run at a time; a lock left behind by a dead process is no obstacle."""
+        """One run at a time, on files that hold everything or are rebuilt."""
+        with self._locked():
+            recover(self.loading, self.published)
+            try:
+                with self._connected():
+                    yield
+            except (Failure, duckdb.Error) as error:
+                if not is_damage(error) or not loads(self.published):
+                    raise
+                raise Failure(
+                    f"{self.loading} is damaged and now {set_aside(self.loading)}; run again, "
+                    f"it is rebuilt from {self.published.name}"
+                ) from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """A lock left behind by a dead process is no obstacle."""
         lock = FileLock(self.directory / "lock", timeout=0)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with lock:
-                recover(self.loading, self.published)
-                with (
-                    duckdb.connect(str(self.loading), config=_LOADING) as self._connection,
-                    self._connection.cursor() as self._dlt_connection,
-                ):
-                    yield
+                yield
         except (Timeout, Locked):
             raise self._in_use() from None
         except OSError as error:
             raise Failure(f"{self.directory} cannot be used: {error.strerror or error}") from error
         except duckdb.Error as error:
             raise unusable(self.loading, error) from error
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        try:
+            with (
+                duckdb.connect(str(self.loading), config=_LOADING) as self._connection,
+                self._connection.cursor() as self._dlt_connection,
+            ):
+                yield
         finally:
             self._connection = self._dlt_connection = None
             self.__dict__.pop("pipeline", None)  # it holds the connection that is closed now
 
+    def restore(self, backup: Path) -> Path | None:
+        """Starts again from a published copy: what was read since is due again.
+
+        Returns where the file that it replaced is kept. Raises Failure if `backup` is no
+        warehouse, Misuse if it is another account's.
+        """
+        if not loads(backup):
+            raise Failure(f"{backup} holds no attempts: give the published file of a warehouse")
+        with self._locked():
+            if self.settings.credentials:
+                self.check_account(self.settings.credentials.account_sid, backup)
+            kept = keep(self.published) if self.published.exists() else None
+            rebuild(backup, self.loading)
+            # A package that waits there belongs to what is replaced.
+            shutil.rmtree(self.directory / "dlt", ignore_errors=True)
+            with self._connected():
+                self.apply_views()
+                self.publish()
+        return kept
+
     @property
-    def connection(self) -> duckdb.DuckDBPyConnection:
+    def connection(self) -> Connection:
         assert self._connection is not None, "only inside `opened`"
         return self._connection
 
@@ -108,6 +161,7 @@ class Warehouse:
             self.pipeline.normalize()
             self.pipeline.load()
         except PipelineStepFailed as error:
+            _end_if_interrupted(error)
             log.warning("it cannot be loaded and is given up, to be read again: %s", _why(error))
             self.pipeline.abort_packages()
         _forget_loaded(Path(self.pipeline.working_dir))
@@ -118,24 +172,26 @@ class Warehouse:
         try:
             self.pipeline.run(loaded(package, materialize=not complete))
         except PipelineStepFailed as error:
+            _end_if_interrupted(error)
             raise Failure(f"loading failed: {_why(error)}") from error
         _forget_loaded(Path(self.pipeline.working_dir))
 
     def require(self) -> None:
         """Raises Failure before the first sync."""
-        if "attempts" not in self._tables():
+        if "attempts" not in self._tables():  # of the published file, if that is what there is
             raise Failure(f"{self.directory} holds no attempts yet; run `make sync` first")
 
-    def check_account(self, account_sid: str) -> None:
-        """Refuses credentials of another account than the warehouse's."""
+    def check_account(self, account_sid: str, file: Path | None = None) -> None:
+        """Refuses credentials of another account than the warehouse's, or than that of `file`."""
         rows = self._rows(
             f"select account_sid from {SCHEMA}.windows_read"
-            f" union (select account_sid from {SCHEMA}.attempts limit 1)"  # perhaps only fetched
+            f" union (select account_sid from {SCHEMA}.attempts limit 1)",  # perhaps only fetched
+            file,
         )
         other = other_account((row[0] for row in rows), account_sid)
         if other:
             raise Misuse(
-                f"{self.directory} holds account {other}, the credentials are for "
+                f"{file or self.directory} holds account {other}, the credentials are for "
                 f"{account_sid}; give each account its own folder with WAREHOUSE__DIR"
             )
 
@@ -175,35 +231,40 @@ class Warehouse:
         rows = self._rows(f"select table_name from duckdb_tables() where schema_name = '{SCHEMA}'")
         return {row[0] for row in rows}
 
-    def _rows(self, query: str) -> list[tuple[Any, ...]]:
-        return self._ask(query, lambda answer: answer.fetchall(), [])
+    def _rows(self, query: str, file: Path | None = None) -> list[tuple[Any, ...]]:
+        return self._ask(query, lambda answer: answer.fetchall(), [], file)
 
-    def _ask(self, query: str, take: Callable[[duckdb.DuckDBPyConnection], T], nothing: T) -> T:
+    def _ask(
+        self, query: str, take: Callable[[Connection], T], nothing: T, file: Path | None = None
+    ) -> T:
         """The answer from `loading.duckdb`; `nothing` while it or its tables do not exist yet.
 
         Where it was deleted, from the published file, of which the next run rebuilds it.
         """
-        file = self.loading if self.loading.exists() else self.published
+        if self._connection is None or file is not None:
+            usual = self.loading if self.loading.exists() else self.published
+            try:
+                return ask(file or usual, query, take, nothing)
+            except Locked:
+                raise self._in_use() from None
         try:
-            if self._connection is not None:
-                return take(self._connection.execute(query))
-            if not file.exists():
-                return nothing
-            with duckdb.connect(str(file), read_only=True) as connection:
-                return take(connection.execute(query))
+            return take(self._connection.execute(query))
         except duckdb.CatalogException:
             return nothing
-        except duckdb.Error as error:
-            failure = unusable(file, error)
-            raise self._in_use() if isinstance(failure, Locked) else failure from error
 
     def _in_use(self) -> Failure:
         return Failure(f"another run is using {self.directory}; try again later")
 
 
-def _as_windows_read(answer: duckdb.DuckDBPyConnection) -> WindowsRead:
+def _as_windows_read(answer: Connection) -> WindowsRead:
     columns = answer.fetchnumpy().values()  # instants in UTC
     return WindowsRead.by_column([c.astype("datetime64[s]").astype(np.int64) for c in columns])
+
+
+def _end_if_interrupted(error: PipelineStepFailed) -> None:
+    """dlt makes a failed step of a signal too; the package stays for the next run."""
+    if isinstance(error.exception, KeyboardInterrupt):
+        raise KeyboardInterrupt from error
 
 
 def _why(error: PipelineStepFailed) -> str:

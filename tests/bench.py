@@ -32,6 +32,7 @@ from pipelines.sandbox.account import Account
 from pipelines.sandbox.sends import DAY
 from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Faults, Limits
+from tests import crash, quarter
 from tests.conftest import as_columns, busiest, is_whole
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -52,9 +53,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--attempts", type=int, default=200_000)
     parser.add_argument("--served", type=int, default=1_000_000)
-    parser.add_argument("--only", choices=["compare", "serve", "soak"])
+    parser.add_argument("--only", choices=["compare", "serve", "soak", "kills", "quarter"])
+    parser.add_argument("--days", type=int, default=quarter.DAYS, help="of the quarter")
+    parser.add_argument("--syncs", action="append", choices=[*quarter.SCHEDULES])
     parser.add_argument("--peer", choices=["rest_api"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    os.environ["RUNTIME__LOG_LEVEL"] = "CRITICAL"
     if arguments.peer:
         peer_rest_api()
         return
@@ -63,6 +67,8 @@ def main() -> None:
         "compare": lambda: compare(arguments.attempts),
         "serve": lambda: serve(arguments.served),
         "soak": soak,
+        "kills": kills,
+        "quarter": lambda: a_quarter(arguments.days, arguments.syncs or [*quarter.SCHEDULES]),
     }
     for name, part in parts.items():
         if arguments.only in (None, name):
@@ -131,6 +137,36 @@ def soak() -> None:
         f"{busiest([request.at for request in log], limits.seconds)} in any 60 s, limit "
         f"{limits.requests}, {refused} over it;\n{wrong} attempts missing or wrong; "
         f"{wall:.0f} s, {wall / least:.2f} times what the limit itself takes"
+    )
+
+
+def a_quarter(days: int, names: list[str]) -> None:
+    """The README's table of a quarter, and each of its schedules by the real pipeline."""
+    for text in quarter.table(days):
+        print(text, flush=True)
+    account = quarter.Quarter(days)
+    for name in names:
+        times = quarter.SCHEDULES[name](days)
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.monotonic()
+            real = quarter.by_pipeline(Path(folder), times, days)
+            seconds = (time.monotonic() - started) / len(times)
+        same = "as planned" if real == quarter.Planned(account).run(times) else "NOT AS PLANNED"
+        print(
+            f"{name}: {len(times):,} syncs by the pipeline, {real.requests:,} requests, "
+            f"{real.rows:,} rows, {real.wrong} wrong: {same}; {seconds:.2f} s each",
+            flush=True,
+        )
+
+
+def kills() -> None:
+    """A hundred syncs killed at random moments, each followed by a plain one: see crash.py."""
+    trial = crash.kill_many(100)
+    killed = ", ".join(f"{number} while {phase}" for phase, number in trial.killed.items())
+    print(
+        f"\n{trial.killed.total()} syncs killed: {killed}\npublished file after the kill: "
+        f"{trial.published['as before']} times as before, {trial.published['as after']} times "
+        "complete; after the next plain sync: every time as if nothing had happened"
     )
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -138,37 +138,38 @@ def busiest(arrivals: list[float], seconds: float) -> int:
     return found
 
 
+@contextmanager
+def serving(
+    directory: Path,
+    attempts: int = 2_000,
+    days: float = 30,
+    seed: int = 1,
+    now: datetime = NOW,
+    limits: Limits = UNLIMITED,
+    **switches: Any,
+) -> Iterator[World]:
+    """A world whose warehouse is in `directory`; `switches` are those of Switches and Faults."""
+    since = int((now - timedelta(days=days)).timestamp())
+    account = Account(seed=seed, attempts=attempts, days=days, since=since)
+    wrong = {f.name: switches.pop(f.name) for f in fields(Faults) if f.name in switches}
+    chosen = Switches(**switches)
+    with Sandbox(account, switches=chosen, limits=limits, faults=Faults(**wrong)) as sandbox:
+        settings = Settings(
+            directory=directory,
+            credentials=Credentials.of(sandbox.account_sid, sandbox.auth_token),
+            base_url=sandbox.url,
+            requests_per_minute=PACELESS,
+        )
+        world = World(sandbox, settings, now)
+        sandbox.now = lambda: world.now.timestamp()
+        yield world
+
+
 @pytest.fixture
 def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
     """Starts a sandbox: make_world(attempts=…, days=…, limits=…, <switches>, <faults>)."""
     with ExitStack() as stack:
-
-        def make(
-            attempts: int = 2_000,
-            days: float = 30,
-            seed: int = 1,
-            now: datetime = NOW,
-            limits: Limits = UNLIMITED,
-            **switches: Any,
-        ) -> World:
-            since = int((now - timedelta(days=days)).timestamp())
-            account = Account(seed=seed, attempts=attempts, days=days, since=since)
-            wrong = {f.name: switches.pop(f.name) for f in fields(Faults) if f.name in switches}
-            sandbox = Sandbox(
-                account, switches=Switches(**switches), limits=limits, faults=Faults(**wrong)
-            )
-            stack.enter_context(sandbox)
-            settings = Settings(
-                directory=tmp_path / "warehouse",
-                credentials=Credentials.of(sandbox.account_sid, sandbox.auth_token),
-                base_url=sandbox.url,
-                requests_per_minute=PACELESS,
-            )
-            world = World(sandbox, settings, now)
-            sandbox.now = lambda: world.now.timestamp()
-            return world
-
-        yield make
+        yield lambda **given: stack.enter_context(serving(tmp_path / "warehouse", **given))
 
 
 @pytest.fixture

@@ -1,0 +1,187 @@
+"""Runs that are killed: a process that signals itself at a chosen moment, and what must hold then.
+
+`python -m tests.crash NOW PHASE CALL DELAY SIGNAL COMMAND…` runs a command of verify-sync; DELAY
+seconds after the CALL-th time that it has entered PHASE, it sends itself SIGNAL. With PHASE
+`none` it prints how long each phase took instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import dlt
+from dlt.destinations.job_client_impl import SqlLoadJob
+
+from pipelines import reading
+from pipelines.__main__ import INTERRUPTED, entry
+from pipelines.transport import Transport
+from pipelines.warehouse import Warehouse
+from pipelines.windows import LAST_CALL, RETENTION
+from tests.conftest import REPOSITORY, Row, World, due_slices, serving
+
+# Where a run is, by the function that it is in; in the order in which it gets there.
+PHASES: dict[str, tuple[type, str]] = {
+    "paging": (Transport, "get"),
+    "writing": (dlt.Pipeline, "extract"),
+    "normalising": (dlt.Pipeline, "normalize"),
+    "loading": (dlt.Pipeline, "load"),
+    "merging": (SqlLoadJob, "run"),
+    "applying views": (Warehouse, "apply_views"),
+    "publishing": (Warehouse, "publish"),
+}
+ROWS = 300  # a package, so that a run has several
+
+
+def child(now: str, phase: str, call: str, delay: str, number: str, *argv: str) -> None:
+    """The process that is killed."""
+    reading.PACKAGE_ROWS = ROWS
+    took: dict[str, list[float]] = defaultdict(list)
+
+    def enter(name: str) -> None:
+        if name == phase and len(took[name]) == int(call):
+            timer = threading.Timer(float(delay), os.kill, (os.getpid(), int(number)))
+            timer.daemon = True
+            timer.start()
+
+    for name, (owner, function) in PHASES.items():
+        setattr(owner, function, _watched(getattr(owner, function), name, enter, took))
+    try:
+        entry(argv, now=datetime.fromisoformat(now))
+    finally:
+        if phase == "none":
+            print(json.dumps(took))
+
+
+def _watched(
+    original: Callable[..., Any],
+    name: str,
+    enter: Callable[[str], None],
+    took: dict[str, list[float]],
+) -> Callable[..., Any]:
+    def watched(*args: Any, **named: Any) -> Any:
+        enter(name)
+        started = time.monotonic()
+        try:
+            return original(*args, **named)
+        finally:
+            took[name].append(time.monotonic() - started)
+
+    return watched
+
+
+@dataclass
+class Trial:
+    """Two warehouses of one account: the runs of `world` are killed, those of `twin` are not."""
+
+    world: World
+    twin: World
+    seed: int = 1
+    killed: Counter[str] = field(default_factory=Counter)
+    published: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.took: dict[str, list[float]] = {}
+
+    def measure(self) -> None:
+        """How long the phases of a first sync take here, by an uninterrupted run of the twin."""
+        told = self._run(self.twin, "none", 0, 0.0, signal.SIGKILL)
+        assert told.returncode == 0, told.stderr
+        self.took = json.loads(told.stdout.splitlines()[-1])
+        assert self.took.keys() == PHASES.keys()
+
+    def kill(self, *phases: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Ends a sync in each of the phases, follows by a plain one, compares with the twin."""
+        before = stored(self.world)
+        self.twin.now = self.world.now
+        self.twin.sync()
+        whole = stored(self.twin)
+        for phase in phases:
+            calls = self.took[phase]
+            call = self.random.randrange(min(len(calls), 3))
+            told = self._run(self.world, phase, call, self.random.random() * calls[call], number)
+            self._ended_as_it_should(told, phase, number)
+            after = stored(self.world)
+            assert after in (before, whole), f"published half a state, killed while {phase}"
+            self.published["as before" if after == before else "as after"] += 1
+        self.world.sync()
+        assert stored(self.world) == whole, f"not the same after a kill while {phases}"
+        last_day = self.world.now - RETENTION + LAST_CALL  # see the planner's tests
+        assert all(piece.before <= last_day for piece in due_slices(self.world))
+        counts = self.world.query("select count(*) - count(distinct sid) as doubles from raw")
+        assert counts == [{"doubles": 0}]
+
+    def _ended_as_it_should(
+        self, told: subprocess.CompletedProcess[str], phase: str, number: signal.Signals
+    ) -> None:
+        """Killed; or, told to end, with one line and exit code 1; or the run was done already."""
+        self.killed[phase if told.returncode else "too late"] += 1
+        if number == signal.SIGKILL:
+            assert told.returncode in (0, -number), told.stderr
+            return
+        last = told.stderr.splitlines()[-1] if told.stderr else ""
+        assert told.returncode == 0 or (told.returncode == 1 and INTERRUPTED in last), told.stderr
+        assert "Traceback" not in told.stderr
+        assert told.stderr.count("verify-sync:") <= 1
+
+    def _run(
+        self, world: World, phase: str, call: int, delay: float, number: signal.Signals
+    ) -> subprocess.CompletedProcess[str]:
+        sandbox, settings = world.sandbox, world.settings
+        environment = {
+            **os.environ,
+            "SOURCES__TWILIO_VERIFY__BASE_URL": sandbox.url,
+            "SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE": str(settings.requests_per_minute),
+            "TWILIO_ACCOUNT_SID": sandbox.account_sid,
+            "TWILIO_AUTH_TOKEN": sandbox.auth_token,
+            "WAREHOUSE__DIR": str(settings.directory),
+        }
+        moment = [world.now.isoformat(), phase, str(call), str(delay), str(int(number))]
+        return subprocess.run(
+            [sys.executable, "-m", "tests.crash", *moment, "sync"],
+            cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+
+def kill_many(number: int) -> Trial:
+    """Kills at least so many syncs, in all phases; every twelve times from an empty folder."""
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "0") as world:
+        trial = Trial(world, World(world.sandbox, world.settings))
+        for round_ in itertools.count():
+            if round_ % 12 == 0:
+                for twin, name in ((world, "killed"), (trial.twin, "twin")):
+                    twin.settings = replace(
+                        twin.settings, directory=Path(folder, f"{name}{round_}")
+                    )
+                trial.twin.now = world.now
+                trial.measure()
+            phases = trial.random.choices([*PHASES], k=trial.random.choice([1, 1, 2, 3]))
+            trial.kill(list(PHASES)[round_ % len(PHASES)], *phases[1:])
+            world.move(hours=trial.random.choice([1, 5, 24, 100, 300]))
+            if trial.killed.total() - trial.killed["too late"] >= number:
+                return trial
+    raise AssertionError
+
+
+def stored(world: World) -> dict[str, Row] | None:
+    """What a reader finds; None while nothing was ever published."""
+    return world.stored() if world.settings.published.exists() else None
+
+
+if __name__ == "__main__":
+    child(*sys.argv[1:])

@@ -1,0 +1,49 @@
+"""Killed at any moment, deprived of any file: the next run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import World
+from tests.crash import PHASES, Trial
+
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def trial(make_world: MakeWorld, tmp_path: Path) -> Trial:
+    world = make_world(attempts=1_500)
+    settings = replace(world.settings, directory=tmp_path / "twin")
+    trial = Trial(world, World(world.sandbox, settings))
+    trial.measure()
+    return trial
+
+
+def test_a_first_sync_killed_at_any_moment(trial: Trial) -> None:
+    for phase in PHASES:
+        trial.world.settings = replace(
+            trial.world.settings, directory=trial.world.settings.directory.with_name(phase)
+        )
+        trial.kill(phase)
+
+
+def test_later_syncs_killed_at_any_moment(trial: Trial) -> None:
+    trial.world.sync()
+    for phase in PHASES:
+        trial.world.move(hours=trial.random.randint(1, 100))
+        trial.kill(phase, *trial.random.sample([*PHASES], trial.random.randint(0, 1)))
+    assert trial.killed["too late"] <= 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
+def test_syncs_that_are_told_to_end(trial: Trial, number: signal.Signals) -> None:
+    trial.world.sync()
+    for phase in PHASES:
+        trial.world.move(hours=trial.random.randint(1, 100))
+        trial.kill(phase, number=number)
+    assert trial.killed["too late"] <= 3
