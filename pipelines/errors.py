@@ -36,6 +36,12 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def advised(text: str) -> str:
+    """A reason, and what to do about it where that is known."""
+    full = re.search("No space left|File too large|disk is full|quota exceeded", text)
+    return f"{text}: what is stored is kept, free some space and run again" if full else text
+
+
 def masked(text: str) -> str:
     """What others wrote, on one line, without what may be a phone number even if it lacks a +."""
     return re.sub(r"\d{7,}", "[redacted]", redact(" ".join(text.split())))

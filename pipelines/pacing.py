@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.errors import Failure, Misuse
+from pipelines.errors import Failure, Misuse, advised
 
 WINDOW = 60.0  # seconds over which the API counts requests
 _DRIFT = 0.1  # seconds
@@ -162,4 +162,5 @@ class Pacer:
             log.info("%d requests a minute are the limit: waiting %.0f s", self._limit, wait)
 
     def _unusable(self, error: Exception) -> Failure:
-        return Failure(f"{self._path} cannot be used: {error}; it keeps this account's rate limit")
+        why = advised(str(error))
+        return Failure(f"{self._path}, which keeps the rate limit, cannot be used: {why}")

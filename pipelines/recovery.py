@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import duckdb
 
-from pipelines.errors import Failure, first_line
+from pipelines.errors import Failure, advised, first_line
 
 SCHEMA = "twilio_verify"
 Connection = duckdb.DuckDBPyConnection
@@ -98,7 +98,7 @@ def unusable(file: Path, error: duckdb.Error) -> Failure:
         return Locked(f"{file} is open in another process; try again later")
     if is_damage(error):
         return Damaged(f"{file} is damaged or no database ({first_line(error)})")
-    return Failure(f"{file} cannot be used: {first_line(error)}")
+    return Failure(f"{file} cannot be used: {advised(first_line(error))}")
 
 
 def rebuild(source: Path, target: Path) -> Path | None:

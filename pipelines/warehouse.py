@@ -20,11 +20,12 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from filelock import FileLock, Timeout
 
 from pipelines.credentials import other_account
-from pipelines.errors import Failure, Misuse, first_line
+from pipelines.errors import Failure, Misuse, advised, first_line
 from pipelines.reading import Package
 from pipelines.recovery import (
     SCHEMA,
     Connection,
+    Damaged,
     Locked,
     T,
     ask,
@@ -96,7 +97,8 @@ class Warehouse:
         except (Timeout, Locked):
             raise self._in_use() from None
         except OSError as error:
-            raise Failure(f"{self.directory} cannot be used: {error.strerror or error}") from error
+            why = advised(error.strerror or str(error))
+            raise Failure(f"{self.directory} cannot be used: {why}") from error
         except duckdb.Error as error:
             raise unusable(self.loading, error) from error
 
@@ -173,7 +175,7 @@ class Warehouse:
             self.pipeline.run(loaded(package, materialize=not complete))
         except PipelineStepFailed as error:
             _end_if_interrupted(error)
-            raise Failure(f"loading failed: {_why(error)}") from error
+            raise Failure(f"loading failed: {advised(_why(error))}") from error
         _forget_loaded(Path(self.pipeline.working_dir))
 
     def require(self) -> None:
@@ -239,12 +241,14 @@ class Warehouse:
     ) -> T:
         """The answer from `loading.duckdb`; `nothing` while it or its tables do not exist yet.
 
-        Where it was deleted, from the published file, of which the next run rebuilds it.
+        Where it is gone or damaged, from the published file, of which the next run rebuilds it.
         """
         if self._connection is None or file is not None:
             usual = self.loading if self.loading.exists() else self.published
             try:
                 return ask(file or usual, query, take, nothing)
+            except Damaged:
+                return ask(self.published, query, take, nothing)
             except Locked:
                 raise self._in_use() from None
         try:
@@ -276,8 +280,6 @@ def _why(error: PipelineStepFailed) -> str:
 
 def _forget_loaded(working_folder: Path) -> None:
     """dlt keeps a record of every package it has loaded; a table of them is in the warehouse."""
-    (working_folder / "trace.pickle").unlink(
-        missing_ok=True
-    )  # of our earlier releases, see `pipeline`
+    (working_folder / "trace.pickle").unlink(missing_ok=True)  # of our first release
     shutil.rmtree(working_folder / "load" / "loaded", ignore_errors=True)
     (working_folder / "load" / "loaded").mkdir(exist_ok=True)

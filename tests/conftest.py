@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
@@ -24,7 +27,7 @@ from pipelines.sandbox.switches import Faults, Limits, Switches
 from pipelines.settings import Settings
 from pipelines.sync import Outcome, sync, windows_read
 from pipelines.warehouse import Warehouse
-from pipelines.windows import Window, plan, slices
+from pipelines.windows import LAST_CALL, RETENTION, Window, plan, slices
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=timezone.utc)
@@ -95,10 +98,41 @@ class World:
             return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 
+def run_in_process(
+    world: World, module: str, *argv: str, prepare: Callable[[], object] = lambda: None
+) -> subprocess.CompletedProcess[str]:
+    """A module with the world's settings in the environment; `prepare` runs in the new process."""
+
+    def heeding() -> None:
+        # Whoever runs the tests in the background has them ignore SIGINT, and their children too.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        prepare()
+
+    environment = {
+        **os.environ,
+        "SOURCES__TWILIO_VERIFY__BASE_URL": world.settings.base_url,
+        "SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE": str(PACELESS),
+        "TWILIO_ACCOUNT_SID": world.sandbox.account_sid,
+        "TWILIO_AUTH_TOKEN": world.sandbox.auth_token,
+        "WAREHOUSE__DIR": str(world.settings.directory),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", module, *argv],
+        cwd=REPOSITORY, env=environment, preexec_fn=heeding,
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
 def due_slices(world: World) -> list[Window]:
     """What a sync would read."""
     read = windows_read(Warehouse(world.settings), world.settings, world.now)
     return list(slices(plan(read, world.settings.revisit_after, world.now)))
+
+
+def nothing_is_due(world: World) -> bool:
+    """But perhaps a later last call, see the planner's tests."""
+    last_day = world.now - RETENTION + LAST_CALL
+    return all(piece.before <= last_day for piece in due_slices(world))
 
 
 def is_whole(attempt: Row) -> bool:

@@ -31,8 +31,7 @@ from pipelines import reading
 from pipelines.__main__ import INTERRUPTED, entry
 from pipelines.transport import Transport
 from pipelines.warehouse import Warehouse
-from pipelines.windows import LAST_CALL, RETENTION
-from tests.conftest import REPOSITORY, Row, World, due_slices, serving
+from tests.conftest import Row, World, nothing_is_due, run_in_process, serving
 
 # Where a run is, by the function that it is in; in the order in which it gets there.
 PHASES: dict[str, tuple[type, str]] = {
@@ -114,15 +113,15 @@ class Trial:
         for phase in phases:
             calls = self.took[phase]
             call = self.random.randrange(min(len(calls), 3))
-            told = self._run(self.world, phase, call, self.random.random() * calls[call], number)
+            delay = self.random.random() ** 2 * calls[call]
+            told = self._run(self.world, phase, call, delay, number)
             self._ended_as_it_should(told, phase, number)
             after = stored(self.world)
             assert after in (before, whole), f"published half a state, killed while {phase}"
             self.published["as before" if after == before else "as after"] += 1
         self.world.sync()
         assert stored(self.world) == whole, f"not the same after a kill while {phases}"
-        last_day = self.world.now - RETENTION + LAST_CALL  # see the planner's tests
-        assert all(piece.before <= last_day for piece in due_slices(self.world))
+        assert nothing_is_due(self.world)
         counts = self.world.query("select count(*) - count(distinct sid) as doubles from raw")
         assert counts == [{"doubles": 0}]
 
@@ -142,20 +141,8 @@ class Trial:
     def _run(
         self, world: World, phase: str, call: int, delay: float, number: signal.Signals
     ) -> subprocess.CompletedProcess[str]:
-        sandbox, settings = world.sandbox, world.settings
-        environment = {
-            **os.environ,
-            "SOURCES__TWILIO_VERIFY__BASE_URL": sandbox.url,
-            "SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE": str(settings.requests_per_minute),
-            "TWILIO_ACCOUNT_SID": sandbox.account_sid,
-            "TWILIO_AUTH_TOKEN": sandbox.auth_token,
-            "WAREHOUSE__DIR": str(settings.directory),
-        }
         moment = [world.now.isoformat(), phase, str(call), str(delay), str(int(number))]
-        return subprocess.run(
-            [sys.executable, "-m", "tests.crash", *moment, "sync"],
-            cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        return run_in_process(world, "tests.crash", *moment, "sync")
 
 
 def kill_many(number: int) -> Trial:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
+import os
+import resource
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import pytest
 
-from tests.conftest import World
+from pipelines.__main__ import main
+from pipelines.credentials import Credentials
+from pipelines.errors import Failure, Misuse
+from pipelines.sync import due
+from pipelines.warehouse import Warehouse
+from tests.conftest import NOW, Capture, World, due_slices, nothing_is_due, refused, run_in_process
 from tests.crash import PHASES, Trial
 
 MakeWorld = Callable[..., World]
+Break = Callable[[Path], object]
 
 
 @pytest.fixture
@@ -26,17 +40,17 @@ def trial(make_world: MakeWorld, tmp_path: Path) -> Trial:
 
 def test_a_first_sync_killed_at_any_moment(trial: Trial) -> None:
     for phase in PHASES:
-        trial.world.settings = replace(
-            trial.world.settings, directory=trial.world.settings.directory.with_name(phase)
-        )
+        directory = trial.world.settings.directory.with_name(phase)
+        trial.world.settings = replace(trial.world.settings, directory=directory)
         trial.kill(phase)
+    assert trial.killed["too late"] <= 2
 
 
 def test_later_syncs_killed_at_any_moment(trial: Trial) -> None:
     trial.world.sync()
     for phase in PHASES:
         trial.world.move(hours=trial.random.randint(1, 100))
-        trial.kill(phase, *trial.random.sample([*PHASES], trial.random.randint(0, 1)))
+        trial.kill(phase)
     assert trial.killed["too late"] <= 3
 
 
@@ -47,3 +61,288 @@ def test_syncs_that_are_told_to_end(trial: Trial, number: signal.Signals) -> Non
         trial.world.move(hours=trial.random.randint(1, 100))
         trial.kill(phase, number=number)
     assert trial.killed["too late"] <= 3
+
+
+# --- files that are gone, damaged or somebody else's
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def scramble(file: Path) -> None:
+    """Its first blocks stay, so that it opens; then every page has a wrong byte."""
+    content = bytearray(file.read_bytes())
+    for place in range(600_000, len(content), 4096):
+        content[place] ^= 0xFF
+    file.write_bytes(content)
+
+
+def garble(file: Path) -> None:
+    file.write_bytes(b"this is no database" * 1000)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, cut, scramble, garble], ids=lambda h: h.__name__)
+def test_the_loading_file_is_rebuilt_from_the_published_one(
+    world: World, harm: Break, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.sync()
+    world.move(hours=30)
+    world.sync()
+    before = world.stored()
+    loading = world.settings.directory / "loading.duckdb"
+    harm(loading)
+    world.move(hours=30)
+    with caplog.at_level(logging.WARNING, logger="verify_sync"):
+        if harm is scramble:  # found to be damaged only when it is written to
+            with pytest.raises(Failure, match="run again"):
+                world.sync()
+            assert world.stored() == before
+        world.sync()
+    assert "rebuilt from verify.duckdb" in caplog.text
+    assert before.keys() | world.truth().keys() == world.stored().keys()
+    assert nothing_is_due(world)
+    kept = loading.with_name("loading.duckdb.set-aside")
+    assert kept.exists() == (harm is not Path.unlink)
+
+
+def test_what_was_loaded_but_not_published_is_due_again(world: World) -> None:
+    world.sync()
+    old = world.settings.published.read_bytes()
+    world.move(hours=3)
+    expected = due_slices(world)
+    world.sync()
+    world.settings.published.write_bytes(old)
+    (world.settings.directory / "loading.duckdb").unlink()
+    assert due_slices(world) == expected  # as a dry run tells it, before anything is rebuilt
+    assert world.sync().slices == len(expected)
+    assert world.stored().keys() == world.truth(NOW).keys() | world.truth().keys()
+
+
+def test_an_older_loading_file_does_not_replace_what_is_published(world: World) -> None:
+    world.sync()
+    loading = world.settings.directory / "loading.duckdb"
+    older = loading.read_bytes()
+    world.move(days=31)
+    world.sync()
+    before = world.stored()
+    loading.write_bytes(older)
+    world.sync()
+    assert world.stored().keys() >= before.keys()
+    assert nothing_is_due(world)
+
+
+def test_a_deleted_working_folder_is_no_loss(world: World) -> None:
+    world.sync()
+    shutil.rmtree(world.settings.directory / "dlt")
+    world.move(days=4)
+    world.sync()
+    truth, stored = world.truth(), world.stored()
+    assert {sid: stored[sid] for sid in truth} == truth
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, cut, garble], ids=lambda h: h.__name__)
+def test_the_published_file_is_published_anew(world: World, harm: Break) -> None:
+    world.sync()
+    before = world.stored()
+    harm(world.settings.published)
+    world.sync()
+    assert world.stored() == before
+
+
+def a_database(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("create table mine as select 42 as answer")
+
+
+@pytest.mark.parametrize("name", ["verify.duckdb", "loading.duckdb"])
+@pytest.mark.parametrize("foreign", [garble, a_database], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("synced", [False, True])
+def test_a_file_of_somebody_elses_is_not_overwritten(
+    configured: World, capsys: Capture, name: str, foreign: Break, synced: bool
+) -> None:
+    """Where verify-sync's own copy of it is at hand, garbage is set aside; else all stops."""
+    if synced:
+        configured.sync()
+    file = configured.settings.directory / name
+    file.parent.mkdir(exist_ok=True)
+    foreign(file)
+    content, requests = file.read_bytes(), len(configured.sandbox.log)
+    if synced and foreign is garble:
+        assert main(["sync"], now=NOW) == 0
+        assert file.with_name(f"{name}.set-aside").read_bytes() == content
+        return
+    code, line = refused(capsys, "sync")
+    assert (code, str(file) in line, "move it" in line) == (1, True, True)
+    assert file.read_bytes() == content
+    assert len(configured.sandbox.log) == requests
+    file.unlink()
+    assert main(["sync"], now=NOW) == 0
+
+
+# --- restore
+
+
+def test_restore_starts_again_from_a_backup(
+    configured: World, tmp_path: Path, capsys: Capture
+) -> None:
+    configured.sync()
+    backup, older = tmp_path / "backup.duckdb", configured.stored()
+    shutil.copy(configured.settings.published, backup)
+    configured.move(hours=50)
+    lost = due_slices(configured)
+    configured.sync()
+    newer = configured.stored()
+    assert main(["restore", str(backup)]) == 0
+    assert "set-aside" in capsys.readouterr().out
+    assert configured.stored() == older
+    assert due_slices(configured) == lost
+    configured.sync()
+    assert configured.stored() == newer
+
+
+def test_restore_into_an_empty_folder(configured: World, tmp_path: Path) -> None:
+    configured.sync()
+    before = configured.stored()
+    backup = tmp_path / "backup.duckdb"
+    shutil.move(configured.settings.published, backup)
+    shutil.rmtree(configured.settings.directory)
+    assert main(["restore", str(backup)]) == 0
+    assert configured.stored() == before
+    assert configured.sync().slices == 0
+
+
+def test_restore_refuses_what_is_no_backup(
+    configured: World, tmp_path: Path, capsys: Capture
+) -> None:
+    configured.sync()
+    before = configured.stored()
+    file = tmp_path / "file.duckdb"
+    assert refused(capsys, "restore", str(file))[0] == 1
+    for make in (garble, a_database):
+        make(file)
+        assert refused(capsys, "restore", str(file))[0] == 1
+    shutil.copy(configured.settings.published, file)
+    scramble(file)
+    assert refused(capsys, "restore", str(file))[0] == 1
+    other = Credentials.of("AC" + "b" * 32, "token")
+    shutil.copy(configured.settings.published, file)
+    with pytest.raises(Misuse, match="own folder"):
+        Warehouse(replace(configured.settings, credentials=other)).restore(file)
+    assert configured.stored() == before
+    configured.move(hours=1)
+    configured.sync()
+
+
+# --- folders that cannot be written
+
+
+def test_a_disk_that_is_full_at_any_moment(make_world: MakeWorld) -> None:
+    """A limit on the size of files stops writing where a full disk would: in a package, the
+    write-ahead log, a checkpoint or the published copy."""
+    world = make_world(attempts=6_000)
+    world.sync()
+    published = world.settings.published.stat().st_size
+    for limit in (30_000, 300_000, published - 300_000, published + 300_000):
+        before = world.stored()
+        world.move(days=3)
+        for _ in range(2):  # the second one finds what the first one could not load
+            told = limited(world, limit)
+            assert told.returncode == 1, limit
+            lines = [line for line in told.stderr.splitlines() if "verify-sync:" in line]
+            assert len(lines) == 1, told.stderr
+            assert "free some space" in lines[0]
+            assert "Traceback" not in told.stderr
+            assert world.stored() == before
+        world.sync()
+        assert world.stored().keys() == before.keys() | world.truth().keys()
+        assert nothing_is_due(world)
+
+
+def limited(world: World, limit: int) -> subprocess.CompletedProcess[str]:
+    moment = [world.now.isoformat(), "", "0", "0", "0"]
+    return run_in_process(
+        world, "tests.crash", *moment, "sync",
+        prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_written(world: World) -> None:
+    world.sync()
+    before = world.stored()
+    world.move(hours=5)
+    folder = world.settings.directory
+    folder.chmod(0o555)
+    try:
+        told = run_in_process(
+            world, "tests.crash", world.now.isoformat(), "", "0", "0", "0", "sync",
+            prepare=no_more_than_others,
+        )  # fmt: skip
+    finally:
+        folder.chmod(0o755)
+    assert (told.returncode, told.stderr.count("\n")) == (1, 1)
+    assert str(folder) in told.stderr
+    assert world.stored() == before
+    world.sync()
+    assert len(world.stored()) > len(before)
+
+
+def no_more_than_others() -> None:
+    """Gives up root's leave to write anywhere; who is not root never had it."""
+    drop_from_bounding_set, dac_override = 24, 1
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, dac_override, 0, 0, 0)
+
+
+# --- what is lost, and what soon will be
+
+
+def test_a_sync_after_a_long_outage_says_what_is_lost(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.sync()
+    world.move(days=40)
+    with caplog.at_level(logging.WARNING, logger="verify_sync"):
+        world.sync()
+    assert caplog.text.count("are lost") == 1
+    assert "from 2026-11-20 11:59:59 to 2026-11-30 12:00:00 UTC are lost" in caplog.text
+    gaps = world.query("select lost_after, lost_before from gaps")
+    lost = [NOW - timedelta(seconds=1), NOW + timedelta(days=10)]
+    assert [pytest.approx(gap.timestamp(), abs=2) for gap in gaps[0].values()] == [
+        instant.timestamp() for instant in lost
+    ]
+    assert len(gaps) == 1
+    caplog.clear()
+    world.move(hours=1)
+    world.sync()
+    assert "lost" not in caplog.text  # said once; the view keeps it
+
+
+@pytest.mark.parametrize(("days", "warned"), [(24, False), (26, True), (31, True)])
+def test_a_failed_run_warns_before_attempts_are_lost(
+    configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch, days: int, warned: bool
+) -> None:
+    main(["sync"], now=NOW)
+    capsys.readouterr()
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", "revoked")
+    configured.move(days=days)
+    assert main(["sync"], now=configured.now) == 2
+    told = capsys.readouterr().err
+    assert ("Twilio forgets attempts that were not read yet in" in told) == warned
+    if warned:
+        assert f"in {max(0, 29 - days)} days" in told
+
+
+def test_a_failed_first_run_warns_of_nothing(
+    configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", "wrong")
+    assert refused(capsys, "sync")[0] == 2
+
+
+def test_a_dry_run_tells_what_a_run_would_do_that_rebuilds_first(world: World) -> None:
+    world.sync()
+    world.move(hours=2)
+    expected = due(world.settings, world.now)
+    garble(world.settings.directory / "loading.duckdb")
+    assert due(world.settings, world.now) == expected
