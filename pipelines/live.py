@@ -13,7 +13,7 @@ from pipelines.filters import Filters
 from pipelines.query import run_query
 from pipelines.settings import Settings
 from pipelines.sync import connect
-from pipelines.views import create_views
+from pipelines.views import create_raw, create_views
 
 log = logging.getLogger("verify_sync")
 
@@ -44,10 +44,7 @@ def show(
         log.warning("%d more cannot be shown: they have no usable sid or date_created", rejected)
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
-        connection.execute("create schema twilio_verify")
-        connection.register("listed", attempts)
-        once = "select distinct on (sid) * from listed"  # a page may repeat one of the page before
-        connection.execute(f"create table twilio_verify.attempts as {once}")
+        create_raw(connection, attempts)
         create_views(connection, settings)
         columns = _TABLE if style == "table" else _DATA
         ordered = f"from stg_attempts order by created_at desc, attempt_sid limit {limit}"

@@ -6,14 +6,18 @@ from datetime import timedelta
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from pipelines.errors import Failure, first_line
+from pipelines.recovery import SCHEMA
 from pipelines.settings import Settings
+from pipelines.source import TABLES
 from pipelines.windows import RETENTION, SETTLED_AFTER
 
 CODE_VALIDITY = timedelta(
     minutes=10
 )  # Twilio's default: an attempt this old is seldom converted later
+_TYPES = {"text": "varchar", "timestamp": "timestamptz", "bigint": "bigint"}
 _LAYERS = ("staging", "marts", "reports")  # apply order; a view reads from no later folder
 
 
@@ -46,6 +50,19 @@ def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> N
             raise Failure(f"{file}: {first_line(error)}") from error
         if file.stem == "settings":
             _fill_settings(connection, settings)
+
+
+def create_raw(connection: duckdb.DuckDBPyConnection, attempts: pa.Table) -> None:
+    """The raw tables as a sync would make them, with each of these attempts once, for the views."""
+    connection.execute(f"create schema {SCHEMA}")
+    connection.register("given", attempts)
+    connection.execute(f"create table {SCHEMA}.attempts as select distinct on (sid) * from given")
+    connection.unregister("given")
+    connection.execute(f"create table {SCHEMA}._dlt_loads (load_id varchar, status bigint)")
+    for name, columns in TABLES.items():
+        typed = [f"{column} {_TYPES[str(hint['data_type'])]}" for column, hint in columns.items()]
+        of_dlt = "_dlt_load_id varchar"
+        connection.execute(f"create table {SCHEMA}.{name} ({', '.join([*typed, of_dlt])})")
 
 
 def _fill_settings(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:

@@ -98,6 +98,17 @@ class World:
             return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 
+def environment_of(world: World) -> dict[str, str]:
+    """What an operator would set."""
+    return {
+        "SOURCES__TWILIO_VERIFY__BASE_URL": world.settings.base_url,
+        "SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE": str(PACELESS),
+        "TWILIO_ACCOUNT_SID": world.sandbox.account_sid,
+        "TWILIO_AUTH_TOKEN": world.sandbox.auth_token,
+        "WAREHOUSE__DIR": str(world.settings.directory),
+    }
+
+
 def run_in_process(
     world: World, module: str, *argv: str, prepare: Callable[[], object] = lambda: None
 ) -> subprocess.CompletedProcess[str]:
@@ -108,17 +119,9 @@ def run_in_process(
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         prepare()
 
-    environment = {
-        **os.environ,
-        "SOURCES__TWILIO_VERIFY__BASE_URL": world.settings.base_url,
-        "SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE": str(PACELESS),
-        "TWILIO_ACCOUNT_SID": world.sandbox.account_sid,
-        "TWILIO_AUTH_TOKEN": world.sandbox.auth_token,
-        "WAREHOUSE__DIR": str(world.settings.directory),
-    }
     return subprocess.run(
         [sys.executable, "-m", module, *argv],
-        cwd=REPOSITORY, env=environment, preexec_fn=heeding,
+        cwd=REPOSITORY, env={**os.environ, **environment_of(world)}, preexec_fn=heeding,
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
 
@@ -214,11 +217,8 @@ def world(make_world: Callable[..., World]) -> World:
 @pytest.fixture
 def configured(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """The environment an operator would set for `world`."""
-    monkeypatch.setenv("SOURCES__TWILIO_VERIFY__BASE_URL", world.sandbox.url)
-    monkeypatch.setenv("TWILIO_ACCOUNT_SID", world.sandbox.account_sid)
-    monkeypatch.setenv("TWILIO_AUTH_TOKEN", world.sandbox.auth_token)
-    monkeypatch.setenv("WAREHOUSE__DIR", str(world.settings.directory))
-    monkeypatch.setenv("SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE", str(PACELESS))
+    for name, value in environment_of(world).items():
+        monkeypatch.setenv(name, value)
     return world
 
 

@@ -9,18 +9,23 @@ prints the table; `make bench ARGS="--only quarter"` does every sync with the re
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
+from pipelines.__main__ import main
 from pipelines.decode import decode
 from pipelines.sandbox.account import Account, Block
 from pipelines.sandbox.render import Renderer
@@ -28,7 +33,7 @@ from pipelines.sandbox.sends import DAY
 from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Switches
 from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, Window, WindowsRead, plan, slices
-from tests.conftest import as_columns, serving
+from tests.conftest import as_columns, environment_of, serving
 
 START = datetime(2026, 8, 24, tzinfo=timezone.utc)
 DAYS, ATTEMPTS = 90, 20_000
@@ -216,18 +221,21 @@ def latest(read: WindowsRead) -> WindowsRead:
 
 
 def by_pipeline(folder: Path, times: Sequence[datetime], days: int = DAYS) -> Spent:
-    """The same with every sync by the real pipeline, from the sandbox over HTTP."""
+    """The same with every sync the real command, from the sandbox over HTTP."""
     given = {"attempts": ATTEMPTS * days // DAYS, "days": days, "visibility_delay": DELAY}
     with serving(folder, now=START + timedelta(days=days), **given) as world:
-        quarter, rows = Quarter(days, world.sandbox.url), 0
-        for world.now in times:
-            rows += world.sync().attempts
+        quarter = Quarter(days, world.sandbox.url)
+        quiet = redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO())
+        with patch.dict(os.environ, environment_of(world)), quiet[0], quiet[1]:
+            for world.now in times:
+                assert main(["sync"], now=world.now) == 0
+        (spent,) = world.query("select sum(attempts) as rows from twilio_verify.windows_read")
         places = quarter.judged(times[-1])
         texts = quarter.texts(places, quarter.ends(places))
         final = [as_columns(json.loads(text)) for text in texts]
         stored = world.stored()
         wrong = sum(stored.get(row["sid"]) != row for row in final)
-        return Spent(len(world.sandbox.log), rows, wrong)
+        return Spent(len(world.sandbox.log), int(spent["rows"]), wrong)
 
 
 def table(days: int = DAYS, names: Iterable[str] = SCHEDULES) -> Iterator[str]:

@@ -148,7 +148,10 @@ def test_a_run_in_another_process_is_said_to_be_one(configured: World, capsys: C
         other.kill()
 
 
-def test_ctrl_c_ends_a_sync_that_waits_for_an_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT] * 3])
+def test_a_sync_that_waits_for_an_answer_ends_when_told(
+    tmp_path: Path, signals: list[signal.Signals]
+) -> None:
     """Nobody listens on port 1: the readers are between two tries for minutes."""
     environment = {
         **os.environ, "SOURCES__TWILIO_VERIFY__BASE_URL": "http://127.0.0.1:1",
@@ -168,9 +171,12 @@ def test_ctrl_c_ends_a_sync_that_waits_for_an_answer(tmp_path: Path) -> None:
     ) as run:
         assert run.stderr is not None
         assert "trying again" in run.stderr.readline()
-        run.send_signal(signal.SIGINT)
+        for number in signals:
+            run.send_signal(number)
         assert run.wait(timeout=30) == 1
-        assert "interrupted" in run.stderr.read()
+        told = run.stderr.read()
+        assert told.count("verify-sync: interrupted") == 1
+        assert "Traceback" not in told
 
 
 def test_views_are_applied_again_with_new_settings(

@@ -86,13 +86,16 @@ def test_every_make_target_it_names_exists() -> None:
         "fetch",
         "sql",
         "views",
+        "restore",
         "sandbox",
         "lint",
         "bench",
     } <= named
 
 
-@pytest.mark.parametrize("target", ["demo", "sync", "list", "fetch", "sql", "views", "sandbox"])
+@pytest.mark.parametrize(
+    "target", ["demo", "sync", "list", "fetch", "sql", "views", "restore", "sandbox"]
+)
 def test_a_make_target_runs_the_command_of_its_name(target: str) -> None:
     command = ["make", "-n", target, "ARGS=--some-option", "QUERY=select 1"]
     told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)

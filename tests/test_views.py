@@ -11,10 +11,14 @@ from typing import Any
 
 import duckdb
 import pytest
+from hypothesis import given as given_any
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from pipelines.decode import SCHEMA, decode
 from pipelines.settings import Settings
-from pipelines.views import create_views
+from pipelines.views import create_raw, create_views
+from pipelines.windows import DEFAULT_SCHEDULE, RETENTION
 from tests.conftest import NOW, World
 
 CREATED = datetime(2026, 11, 1, 10, 0, tzinfo=timezone.utc)
@@ -25,9 +29,8 @@ Row = dict[str, Any]
 @pytest.fixture
 def database() -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as connection:
-        connection.execute("create schema twilio_verify; set timezone = 'UTC'")
-        connection.register("empty", SCHEMA.empty_table())
-        connection.execute("create table twilio_verify.attempts as select * from empty")
+        connection.execute("set timezone = 'UTC'")
+        create_raw(connection, SCHEMA.empty_table())
         yield connection
 
 
@@ -196,6 +199,73 @@ def test_a_resend_is_no_fallback_and_ties_go_by_sid(database: duckdb.DuckDBPyCon
 def test_two_currencies_are_not_added_up(database: duckdb.DuckDBPyConnection) -> None:
     given(database, {}, {"price": {"value": "0.04", "currency": "EUR"}})
     assert rows(database, "select channel_spend, currency from verifications") == [(None, None)]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York"])
+def test_an_age_is_the_same_in_every_zone(database: duckdb.DuckDBPyConnection, zone: str) -> None:
+    """Across the night when a zone's clocks change, DuckDB counts 71 or 73 hours for three days."""
+    ages = [timedelta(days=3), timedelta(days=3, seconds=-1)]
+    created = ["2026-10-23T12:00:00Z", "2026-03-27T12:00:00Z", "2026-03-06T12:00:00Z"]
+    given(database, *({"date_created": at, "age": age} for at in created for age in ages))
+    database.execute(f"set timezone = '{zone}'")
+    query = "select read_age, is_settled from verification_attempts"
+    assert sorted(rows(database, query)) == sorted([(ages[0], True), (ages[1], False)] * 3)
+
+
+AGES = (timedelta(), *DEFAULT_SCHEDULE)
+MARCH = datetime(2026, 3, 20, tzinfo=timezone.utc)
+hours = st.integers(0, 60 * 24 * 4).map(lambda quarters: timedelta(minutes=15 * quarters))
+
+
+@settings(max_examples=60)
+@given_any(
+    windows=st.lists(st.tuples(hours, hours, st.booleans(), st.booleans()), max_size=12),
+    instants=st.lists(hours, min_size=40, max_size=40),
+)
+def test_gaps_and_missed_revisits_are_what_no_window_has_served(
+    windows: list[tuple[timedelta, timedelta, bool, bool]], instants: list[timedelta]
+) -> None:
+    """Held against every instant on its own, in a zone whose clocks change in between."""
+    reads = [
+        (MARCH + after, min(MARCH + after + length, MARCH + read), MARCH + read, same, complete)
+        for after, length, same, complete in windows
+        for read in (after + length + timedelta(minutes=7),)
+    ]
+    with duckdb.connect() as connection:
+        create_raw(connection, SCHEMA.empty_table())
+        connection.execute(
+            "set timezone = 'Europe/Berlin'; insert into twilio_verify._dlt_loads values"
+            " ('complete', 0), ('failed', 1)"
+        )
+        for *bounds, same, complete in reads:
+            connection.execute(
+                "insert into twilio_verify.windows_read by name select ? as created_after,"
+                " ? as created_before, ? as read_at, ? as filters_hash, ? as _dlt_load_id",
+                [*bounds, "a" if same else "b", "complete" if complete else "failed"],
+            )
+        create_views(connection, Settings(directory=Path()))
+        gaps = "select filters_hash, interval '0 hours', lost_after, lost_before from gaps"
+        missed = "select filters_hash, age, created_after, created_before from missed_revisits"
+        found = rows(connection, f"{gaps} union all {missed}")
+    for name in "ab":
+        counted = [r[:3] for r in reads if (r[3], r[4]) == (name == "a", True) and r[0] < r[1]]
+        for instant in (MARCH + at for at in instants):
+            for age in AGES:
+                lost = any(
+                    (n, a) == (name, age) and after < instant <= before
+                    for n, a, after, before in found
+                )
+                assert lost == is_lost(counted, instant, age), (name, instant, age)
+
+
+def is_lost(reads: list[tuple[datetime, ...]], instant: datetime, age: timedelta) -> bool:
+    """Gone by the newest read, younger than the first window, never read at that age."""
+    if not reads:
+        return False
+    first = min(max(after, read - RETENTION) for after, _, read in reads)
+    gone = first < instant <= max(read for _, _, read in reads) - RETENTION
+    ages = [read - instant for after, before, read in reads if after < instant <= before]
+    return gone and not any(age <= at < RETENTION for at in ages)
 
 
 def test_rates_count_only_mature_attempts(database: duckdb.DuckDBPyConnection) -> None:
