@@ -168,9 +168,12 @@ def _views(_: argparse.Namespace, settings: Settings, __: datetime) -> None:
 def _restore(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
     """Start again from a backup of the published file."""
     kept = Warehouse(settings).restore(arguments.file)
-    if kept:
-        print(f"what {_shown(settings.published)} held is now in {_shown(kept)}")
-    print(f"restored {_shown(arguments.file)}; `make sync` reads what it lacks")
+    for file in kept:
+        print(f"what it replaced is kept as {_shown(file)}")
+    print(
+        f"published {_shown(settings.published)} from {_shown(arguments.file)}; "
+        "`make sync` reads what it lacks"
+    )
 
 
 def _sandbox(arguments: argparse.Namespace, _: Settings, now: datetime) -> None:

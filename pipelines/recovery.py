@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,14 @@ from pipelines.errors import Failure, advised, first_line
 SCHEMA = "twilio_verify"
 Connection = duckdb.DuckDBPyConnection
 T = TypeVar("T")
-_DAMAGED = ("Corrupt database", "Corrupt WAL", "not a valid DuckDB", "Could not read enough bytes")
+_DAMAGED = (
+    "Corrupt database",
+    "Failure while replaying WAL",
+    "This WAL was created",  # for another file, or an older state of this one
+    "Failed to deserialize",
+    "not a valid DuckDB",
+    "Could not read enough bytes",
+)
 
 log = logging.getLogger("verify_sync")
 
@@ -39,14 +47,17 @@ def recover(loading: Path, published: Path) -> None:
     try:
         kept = loads(published)
     except Damaged as error:
-        if not loads(loading):
+        if not _is_intact(loading):
             raise _beyond_recovery(error) from error
         log.warning("%s; it is now %s and will be published anew", error, set_aside(published))
         return
     except Locked:
-        if not loads(loading):
-            raise
-        return  # whoever has it open for writing; they keep what they opened
+        if not _is_intact(loading):
+            raise Failure(
+                f"{loading} has to be rebuilt from {published}, which is open for writing in "
+                "another process: close it and run again"
+            ) from None
+        return
     try:
         lacking = kept - loads(loading)
         reason = f"{loading} is an older copy" if loading.exists() else f"{loading} is not there"
@@ -55,9 +66,21 @@ def recover(loading: Path, published: Path) -> None:
             raise _beyond_recovery(error) from error
         lacking, reason = kept, str(error)
     if lacking:
-        aside = rebuild(published, loading)
+        try:
+            fresh = copied(published, loading)
+        except Damaged as error:  # further inside than its list of loads
+            raise _beyond_recovery(error) from error
+        aside = set_aside(loading) if loading.exists() else None
+        put(fresh, loading)
         old = f"; the old one is {aside}" if aside else ""
         log.warning("%s: rebuilt from %s%s", reason, published.name, old)
+
+
+def _is_intact(loading: Path) -> bool:
+    try:
+        return bool(loads(loading))
+    except Damaged:
+        return False
 
 
 def loads(file: Path) -> set[str]:
@@ -101,40 +124,49 @@ def unusable(file: Path, error: duckdb.Error) -> Failure:
     return Failure(f"{file} cannot be used: {advised(first_line(error))}")
 
 
-def rebuild(source: Path, target: Path) -> Path | None:
-    """Makes `target` a copy of `source`, all of it or not at all; returns where the old one is."""
-    fresh = target.with_name(target.name + ".new")
+def copied(source: Path, target: Path) -> Path:
+    """A copy of `source`, every block of it read, that is ready to be put in `target`'s place."""
     try:
         with duckdb.connect() as connection:
-            connection.execute(f"attach '{quoted(source)}' as source (read_only)")
-            copy_database(connection, "source", fresh)
+            connection.execute(f"attach '{_quoted(source)}' as source (read_only)")
+            return copied_database(connection, "source", target)
     except duckdb.Error as error:
         raise unusable(source, error) from error
-    aside = set_aside(target) if target.exists() else None
-    wal(target).unlink(missing_ok=True)
-    os.replace(fresh, target)
-    return aside
 
 
-def copy_database(
-    connection: duckdb.DuckDBPyConnection, name: str, target: Path, options: str = ""
-) -> None:
-    """Writes the attached database `name` to the new file `target`: compact, with its views."""
-    for file in (target, wal(target)):
-        file.unlink(missing_ok=True)
-    connection.execute(f"attach '{quoted(target)}' as fresh {options}")
+def copied_database(connection: Connection, name: str, target: Path, options: str = "") -> Path:
+    """The same of a database that is attached: compact, with its views."""
+    fresh = target.with_name(target.name + ".new")
+    _remove(fresh)
     try:
+        connection.execute(f"attach '{_quoted(fresh)}' as fresh {options}")
         connection.execute(f"copy from database {name} to fresh")
         connection.execute(f"drop schema if exists fresh.{SCHEMA}_staging cascade")
-    finally:
         connection.execute("detach fresh")
+    except BaseException:
+        with suppress(duckdb.Error):
+            connection.execute("detach fresh")
+        _remove(fresh)  # on a full disk it would be in the way
+        raise
+    return fresh
 
 
-def wal(file: Path) -> Path:
+def put(fresh: Path, target: Path) -> None:
+    """Replaces `target` at once; who has it open keeps what they opened.
+
+    A log beside it is of the old file, left by someone who wrote into it, and would make the new
+    one unopenable. It goes first, lest a kill come in between, and again if they still write.
+    """
+    _wal(target).unlink(missing_ok=True)
+    os.replace(fresh, target)
+    _wal(target).unlink(missing_ok=True)
+
+
+def _wal(file: Path) -> Path:
     return file.with_name(file.name + ".wal")
 
 
-def quoted(file: Path) -> str:
+def _quoted(file: Path) -> str:
     return str(file).replace("'", "''")
 
 
@@ -151,7 +183,7 @@ def is_damage(error: BaseException) -> bool:
 
 
 def keep(file: Path) -> Path:
-    """A second name for a file that is about to be replaced, where it is kept."""
+    """A second name for a file that is about to be replaced: that one stays."""
     kept = _aside(file)
     kept.unlink(missing_ok=True)
     try:
@@ -163,10 +195,15 @@ def keep(file: Path) -> Path:
 
 def set_aside(file: Path) -> Path:
     aside = _aside(file)
-    if wal(file).exists():
-        os.replace(wal(file), wal(aside))
+    if _wal(file).exists():
+        os.replace(_wal(file), _wal(aside))
     os.replace(file, aside)
     return aside
+
+
+def _remove(file: Path) -> None:
+    for part in (file, _wal(file)):
+        part.unlink(missing_ok=True)
 
 
 def _aside(file: Path) -> Path:

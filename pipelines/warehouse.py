@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,15 +28,15 @@ from pipelines.recovery import (
     Locked,
     T,
     ask,
-    copy_database,
+    copied,
+    copied_database,
     is_damage,
     keep,
     loads,
-    rebuild,
+    put,
     recover,
     set_aside,
     unusable,
-    wal,
 )
 from pipelines.settings import Settings
 from pipelines.source import TABLES, loaded, windows_read_sql
@@ -114,10 +113,10 @@ class Warehouse:
             self._connection = self._dlt_connection = None
             self.__dict__.pop("pipeline", None)  # it holds the connection that is closed now
 
-    def restore(self, backup: Path) -> Path | None:
+    def restore(self, backup: Path) -> list[Path]:
         """Starts again from a published copy: what was read since is due again.
 
-        Returns where the file that it replaced is kept. Raises Failure if `backup` is no
+        Returns where the files that it replaced are kept. Raises Failure if `backup` is no
         warehouse, Misuse if it is another account's.
         """
         if not loads(backup):
@@ -125,8 +124,9 @@ class Warehouse:
         with self._locked():
             if self.settings.credentials:
                 self.check_account(self.settings.credentials.account_sid, backup)
-            kept = keep(self.published) if self.published.exists() else None
-            rebuild(backup, self.loading)
+            fresh = copied(backup, self.loading)  # first, for it may be a file that was kept
+            kept = [keep(file) for file in (self.published, self.loading) if file.exists()]
+            put(fresh, self.loading)
             # A package that waits there belongs to what is replaced.
             shutil.rmtree(self.directory / "dlt", ignore_errors=True)
             with self._connected():
@@ -199,9 +199,12 @@ class Warehouse:
 
     def windows_read(self, account_sid: str, now: datetime) -> WindowsRead:
         """What the planner needs to know: windows that reached into retention at the last read."""
-        newest = self._rows(f"select max(read_at) from {SCHEMA}.windows_read")
+        filters_hash = self.settings.filters.hash
+        newest = self._rows(
+            f"select max(read_at) from {SCHEMA}.windows_read where filters_hash = '{filters_hash}'"
+        )
         since = min([now, *(read_at for (read_at,) in newest if read_at)]) - RETENTION
-        query = windows_read_sql(account_sid, self.settings.filters.hash, since, f"{SCHEMA}.")
+        query = windows_read_sql(account_sid, filters_hash, since, f"{SCHEMA}.")
         return self._ask(query, _as_windows_read, WindowsRead.of(()))
 
     def apply_views(self) -> None:
@@ -212,12 +215,9 @@ class Warehouse:
 
     def publish(self) -> None:
         """Replaces `verify.duckdb` by a compact copy at once; who has it open keeps the old one."""
-        fresh = self.published.with_name("verify.duckdb.new")
         self._check_disk()
-        copy_database(self.connection, "loading", fresh, f"(storage_version '{_READABLE_SINCE}')")
-        os.replace(fresh, self.published)
-        # Left by someone who wrote into the old copy; it would make the new one unopenable.
-        wal(self.published).unlink(missing_ok=True)
+        options = f"(storage_version '{_READABLE_SINCE}')"
+        put(copied_database(self.connection, "loading", self.published, options), self.published)
 
     def _check_disk(self) -> None:
         self.connection.execute("checkpoint")

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -106,6 +107,43 @@ def test_the_loading_file_is_rebuilt_from_the_published_one(
     assert kept.exists() == (harm is not Path.unlink)
 
 
+@pytest.mark.parametrize("name", ["verify.duckdb", "loading.duckdb"])
+def test_a_log_that_belongs_to_another_file_is_no_obstacle(
+    world: World, tmp_path: Path, name: str
+) -> None:
+    """As a kill between two renames would leave it, or a file restored by hand."""
+    world.sync()
+    before = world.stored()
+    writing = (
+        "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]);"
+        "c.execute('create table mine as select 1'); os.kill(os.getpid(), 9)"
+    )
+    other = tmp_path / name
+    shutil.copy(world.settings.directory / name, other)
+    subprocess.run([sys.executable, "-c", writing, str(other)], check=False)
+    with duckdb.connect(str(world.settings.directory / name)) as connection:
+        connection.execute("create table later as select 1")  # moves the file on from that log
+    shutil.move(other.with_name(f"{name}.wal"), world.settings.directory)
+    world.sync()
+    assert world.stored() == before
+
+
+def test_a_rebuild_waits_for_who_writes_into_the_published_file(world: World) -> None:
+    world.sync()
+    before = world.stored()
+    (world.settings.directory / "loading.duckdb").unlink()
+    holding = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print(1, flush=True); input()"
+    command = [sys.executable, "-c", holding, str(world.settings.published)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(Failure, match="close it and run again"):
+            world.sync()
+        other.kill()
+    world.sync()
+    assert world.stored() == before
+
+
 def test_what_was_loaded_but_not_published_is_due_again(world: World) -> None:
     world.sync()
     old = world.settings.published.read_bytes()
@@ -199,6 +237,12 @@ def test_restore_starts_again_from_a_backup(
     assert configured.stored() == older
     assert due_slices(configured) == lost
     configured.sync()
+    assert configured.stored() == newer
+    assert main(["restore", str(backup)]) == 0
+    kept = configured.settings.published.with_name("verify.duckdb.set-aside")
+    assert main(["restore", str(kept)]) == 0  # taken back
+    assert configured.stored() == newer
+    assert main(["restore", str(configured.settings.published)]) == 0
     assert configured.stored() == newer
 
 
