@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import duckdb
 
@@ -45,7 +45,7 @@ def recover(loading: Path, published: Path) -> None:
     Failure, with nothing changed, when no file is intact, or one is a database but not ours.
     """
     try:
-        kept = loads(published)
+        kept = newest_load(published)
     except Damaged as error:
         if not _is_intact(loading):
             raise _beyond_recovery(error) from error
@@ -59,13 +59,13 @@ def recover(loading: Path, published: Path) -> None:
             ) from None
         return
     try:
-        lacking = kept - loads(loading)
+        behind = newest_load(loading) != kept and kept is not None and not _has(loading, kept)
         reason = f"{loading} is an older copy" if loading.exists() else f"{loading} is not there"
     except Damaged as error:
-        if not kept:
+        if kept is None:
             raise _beyond_recovery(error) from error
-        lacking, reason = kept, str(error)
-    if lacking:
+        behind, reason = True, str(error)
+    if behind:
         try:
             fresh = copied(published, loading)
         except Damaged as error:  # further inside than its list of loads
@@ -78,25 +78,31 @@ def recover(loading: Path, published: Path) -> None:
 
 def _is_intact(loading: Path) -> bool:
     try:
-        return bool(loads(loading))
+        return newest_load(loading) is not None
     except Damaged:
         return False
 
 
-def loads(file: Path) -> set[str]:
-    """The complete load packages of a database; none if it is empty or not there.
+def newest_load(file: Path) -> str | None:
+    """The load package that was completed last; None if there is none, or no file.
 
     Raises Damaged, Locked, or Failure if it is somebody else's database.
     """
-    query = f"select load_id from {SCHEMA}._dlt_loads where status = 0"
-    found: set[str] = ask(
-        file, query, lambda answer: {load_id for (load_id,) in answer.fetchall()}, set()
-    )
-    tables = "select distinct schema_name from duckdb_tables()"
-    schemas: list[Any] = [] if found else ask(file, tables, lambda answer: answer.fetchall(), [])
-    if schemas and (SCHEMA,) not in schemas:
-        raise Failure(f"{file} is a database, but not one of verify-sync: move it elsewhere")
-    return found
+    query = f"select load_id from {SCHEMA}._dlt_loads where status = 0 order by rowid desc limit 1"
+    found = ask(file, query, Connection.fetchone, None)
+    if found is None:
+        tables = f"select bool_or(schema_name = '{SCHEMA}') from duckdb_tables()"
+        ours = ask(file, tables, Connection.fetchone, None)
+        if ours == (False,):
+            raise Failure(f"{file} is a database, but not one of verify-sync: move it elsewhere")
+        return None
+    return str(found[0])
+
+
+def _has(file: Path, load_id: str) -> bool:
+    """Whether it has that load package, and so those before it."""
+    query = f"select 1 from {SCHEMA}._dlt_loads where status = 0 and load_id = '{load_id}'"
+    return ask(file, query, Connection.fetchone, None) is not None
 
 
 def ask(file: Path, query: str, take: Callable[[Connection], T], nothing: T) -> T:

@@ -32,7 +32,7 @@ from pipelines.recovery import (
     copied_database,
     is_damage,
     keep,
-    loads,
+    newest_load,
     put,
     recover,
     set_aside,
@@ -78,7 +78,7 @@ class Warehouse:
                 with self._connected():
                     yield
             except (Failure, duckdb.Error) as error:
-                if not is_damage(error) or not loads(self.published):
+                if not is_damage(error) or newest_load(self.published) is None:
                     raise
                 raise Failure(
                     f"{self.loading} is damaged and now {set_aside(self.loading)}; run again, "
@@ -119,7 +119,7 @@ class Warehouse:
         Returns where the files that it replaced are kept. Raises Failure if `backup` is no
         warehouse, Misuse if it is another account's.
         """
-        if not loads(backup):
+        if newest_load(backup) is None:
             raise Failure(f"{backup} holds no attempts: give the published file of a warehouse")
         with self._locked():
             if self.settings.credentials:
