@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,14 +19,13 @@ from typing import Any
 from pipelines.arguments import FILTER_OPTIONS, instant, parser_of
 from pipelines.errors import Failure, Misuse, first_line, masked, redact
 from pipelines.filters import Filters, attempt_sid
+from pipelines.interrupt import INTERRUPTED, heed_signals, ignore_signals, was_interrupted
 from pipelines.query import open_published, prompt, run_query
 from pipelines.sandbox.switches import SWITCHES
 from pipelines.settings import Settings, load_settings
 from pipelines.sync import Outcome, due, fetch_attempts, limit_seconds, not_there, sync
 from pipelines.warehouse import Warehouse
 from pipelines.windows import RETENTION
-
-INTERRUPTED = "interrupted; what was loaded is kept, the next run goes on"
 
 log = logging.getLogger("verify_sync")
 
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
     except BrokenPipeError:  # `verify-sync sql … | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        if _stopping.is_set():  # DuckDB makes an error of its own of the second signal
+        if was_interrupted():
             return _report(arguments, 1, INTERRUPTED)
         message = first_line(error)
         hint = "" if arguments.debug else " (--debug shows where)"
@@ -207,7 +206,8 @@ def _sandbox(arguments: argparse.Namespace, _: Settings, now: datetime) -> None:
         "  make sync",
         flush=True,
     )
-    sandbox.serve()
+    with suppress(KeyboardInterrupt):  # that is how it is ended
+        sandbox.serve()
 
 
 _COMMANDS = {
@@ -249,28 +249,11 @@ def _shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-_stopping = threading.Event()
-
-
-def _stop(*_: object) -> None:
-    """The first signal unwinds the run, which keeps what is complete; a third one ends it at once.
-
-    (dlt takes the first one that comes while it loads a package, and finishes that.)
-    """
-    if _stopping.is_set():
-        sys.stderr.write(f"verify-sync: {INTERRUPTED}\n")
-        sys.stderr.flush()
-        os._exit(1)
-    _stopping.set()
-    raise KeyboardInterrupt
-
-
 def entry(argv: Sequence[str] | None = None, now: datetime | None = None) -> None:
     """The console script: `main`, which signals end cleanly, and the process with it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell has it for background jobs
-            signal.signal(number, _stop)
+    heed_signals()
     code = main(argv, now)
+    ignore_signals()
     if threading.active_count() > 1:  # a reader of a failed run, waiting to try again for nothing
         sys.stdout.flush()
         os._exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shutil
@@ -15,7 +16,20 @@ import duckdb
 from pipelines.errors import Failure, advised, first_line
 
 SCHEMA = "twilio_verify"
+_NEWEST = f"select load_id from {SCHEMA}._dlt_loads where status = 0 order by rowid desc limit 1"
+# Ours first; then whatever else somebody may have made.
+_OBJECTS = f"""
+    select
+        (select count(*) from duckdb_schemas() where schema_name = '{SCHEMA}'),
+        (select count(*) from duckdb_tables()),
+        (select count(*) from duckdb_views() where not internal),
+        (select count(*) from duckdb_functions() where not internal),
+        (select count(*) from duckdb_sequences())
+"""
 Connection = duckdb.DuckDBPyConnection
+OFFLINE: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,  # or a SQLite file makes DuckDB download one
+}
 T = TypeVar("T")
 _DAMAGED = (
     "Corrupt database",
@@ -24,6 +38,7 @@ _DAMAGED = (
     "Failed to deserialize",
     "not a valid DuckDB",
     "Could not read enough bytes",
+    "sqlite_scanner",  # a SQLite file
 )
 
 log = logging.getLogger("verify_sync")
@@ -37,13 +52,23 @@ class Damaged(Failure):
     """The file is no database, or no longer."""
 
 
+class Foreign(Failure):
+    """The file is a database of something else."""
+
+
 def recover(loading: Path, published: Path) -> None:
     """Before a run: rebuilds `loading` from `published` where that holds loads which it lacks.
 
     So it does when `loading` was deleted, is damaged, or is an older copy. What was loaded but
     not yet published is then due again. A damaged file is set aside, never deleted. Raises
-    Failure, with nothing changed, when no file is intact, or one is a database but not ours.
+    Failure, with nothing changed, when no file is intact, or one of them is not ours.
     """
+    if not loading.exists() and not published.exists() and (loading.parent / "dlt").exists():
+        log.warning(
+            "%s and %s are gone: this begins anew, with what Twilio still has; a backup comes "
+            "back with `verify-sync restore FILE`", loading, published.name,
+        )  # fmt: skip
+    _wal(published).unlink(missing_ok=True)  # not ours, and it would count as published
     try:
         kept = newest_load(published)
     except Damaged as error:
@@ -51,8 +76,9 @@ def recover(loading: Path, published: Path) -> None:
             raise _beyond_recovery(error) from error
         log.warning("%s; it is now %s and will be published anew", error, set_aside(published))
         return
-    except Locked:
-        if not _is_intact(loading):
+    except Locked:  # by someone who writes into it: they keep what they opened
+        kept = _noted(published)
+        if not _is_intact(loading) or (kept and not _has(loading, kept)):
             raise Failure(
                 f"{loading} has to be rebuilt from {published}, which is open for writing in "
                 "another process: close it and run again"
@@ -66,14 +92,23 @@ def recover(loading: Path, published: Path) -> None:
             raise _beyond_recovery(error) from error
         behind, reason = True, str(error)
     if behind:
-        try:
-            fresh = copied(published, loading)
-        except Damaged as error:  # further inside than its list of loads
-            raise _beyond_recovery(error) from error
-        aside = set_aside(loading) if loading.exists() else None
-        put(fresh, loading)
-        old = f"; the old one is {aside}" if aside else ""
-        log.warning("%s: rebuilt from %s%s", reason, published.name, old)
+        _rebuild(loading, published, reason)
+
+
+def _rebuild(loading: Path, published: Path, reason: str) -> None:
+    with suppress(Damaged):
+        accounts = {_account(file) for file in (loading, published)} - {None}
+        if len(accounts) > 1:
+            raise Failure(
+                f"{loading} and {published} hold different accounts: move one of them elsewhere"
+            )
+    try:
+        fresh = copied(published, loading)
+    except Damaged as error:  # further inside than its list of loads
+        raise _beyond_recovery(error) from error
+    old = f"; the old one is {set_aside(loading)}" if loading.exists() else ""
+    put(fresh, loading)
+    log.warning("%s: rebuilt from %s%s", reason, published.name, old)
 
 
 def _is_intact(loading: Path) -> bool:
@@ -86,23 +121,42 @@ def _is_intact(loading: Path) -> bool:
 def newest_load(file: Path) -> str | None:
     """The load package that was completed last; None if there is none, or no file.
 
-    Raises Damaged, Locked, or Failure if it is somebody else's database.
+    Raises Damaged, Locked or Foreign.
     """
-    query = f"select load_id from {SCHEMA}._dlt_loads where status = 0 order by rowid desc limit 1"
-    found = ask(file, query, Connection.fetchone, None)
+    found = ask(file, _NEWEST, Connection.fetchone, None)
     if found is None:
-        tables = f"select bool_or(schema_name = '{SCHEMA}') from duckdb_tables()"
-        ours = ask(file, tables, Connection.fetchone, None)
-        if ours == (False,):
-            raise Failure(f"{file} is a database, but not one of verify-sync: move it elsewhere")
+        counted = ask(file, _OBJECTS, Connection.fetchone, None)
+        if counted and any(counted) and not counted[0]:
+            raise Foreign(f"{file} is a database, but not one of verify-sync's; move it elsewhere")
         return None
     return str(found[0])
+
+
+def note_published(published: Path, connection: Connection) -> None:
+    """Writes down what was published, for when the file itself cannot be asked."""
+    found = connection.execute(_NEWEST).fetchone()
+    _note(published).write_text(str(found[0]) if found else "", encoding="utf-8")
+
+
+def _noted(published: Path) -> str | None:
+    note = _note(published)
+    return note.read_text(encoding="utf-8").strip() or None if note.exists() else None
+
+
+def _note(published: Path) -> Path:
+    return published.with_name(published.name + ".load")
 
 
 def _has(file: Path, load_id: str) -> bool:
     """Whether it has that load package, and so those before it."""
     query = f"select 1 from {SCHEMA}._dlt_loads where status = 0 and load_id = '{load_id}'"
     return ask(file, query, Connection.fetchone, None) is not None
+
+
+def _account(file: Path) -> str | None:
+    query = f"select lower(account_sid) from {SCHEMA}.windows_read limit 1"
+    found = ask(file, query, Connection.fetchone, None)
+    return found[0] if found else None
 
 
 def ask(file: Path, query: str, take: Callable[[Connection], T], nothing: T) -> T:
@@ -113,7 +167,7 @@ def ask(file: Path, query: str, take: Callable[[Connection], T], nothing: T) -> 
     if not file.exists():
         return nothing
     try:
-        with duckdb.connect(str(file), read_only=True) as connection:
+        with duckdb.connect(str(file), read_only=True, config=OFFLINE) as connection:
             return take(connection.execute(query))
     except duckdb.CatalogException:
         return nothing
@@ -133,7 +187,7 @@ def unusable(file: Path, error: duckdb.Error) -> Failure:
 def copied(source: Path, target: Path) -> Path:
     """A copy of `source`, every block of it read, that is ready to be put in `target`'s place."""
     try:
-        with duckdb.connect() as connection:
+        with duckdb.connect(config=OFFLINE) as connection:
             connection.execute(f"attach '{_quoted(source)}' as source (read_only)")
             return copied_database(connection, "source", target)
     except duckdb.Error as error:
@@ -191,7 +245,6 @@ def is_damage(error: BaseException) -> bool:
 def keep(file: Path) -> Path:
     """A second name for a file that is about to be replaced: that one stays."""
     kept = _aside(file)
-    kept.unlink(missing_ok=True)
     try:
         os.link(file, kept)
     except OSError:  # a file system without hard links
@@ -207,10 +260,13 @@ def set_aside(file: Path) -> Path:
     return aside
 
 
+def _aside(file: Path) -> Path:
+    """A name that nothing has yet: what was set aside earlier may be the only good copy."""
+    numbers = itertools.count(1)
+    names = (file.with_name(f"{file.name}.set-aside-{number}") for number in numbers)
+    return next(name for name in names if not name.exists())
+
+
 def _remove(file: Path) -> None:
     for part in (file, _wal(file)):
         part.unlink(missing_ok=True)
-
-
-def _aside(file: Path) -> Path:
-    return file.with_name(file.name + ".set-aside")

@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +15,20 @@ from typing import Any
 import dlt
 import duckdb
 import numpy as np
+from dlt.common.exceptions import DltException
 from dlt.pipeline.exceptions import PipelineStepFailed
 from filelock import FileLock, Timeout
 
 from pipelines.credentials import other_account
 from pipelines.errors import Failure, Misuse, advised, first_line
+from pipelines.interrupt import held
 from pipelines.reading import Package
 from pipelines.recovery import (
+    OFFLINE,
     SCHEMA,
     Connection,
     Damaged,
+    Foreign,
     Locked,
     T,
     ask,
@@ -33,6 +37,7 @@ from pipelines.recovery import (
     is_damage,
     keep,
     newest_load,
+    note_published,
     put,
     recover,
     set_aside,
@@ -45,7 +50,8 @@ from pipelines.windows import RETENTION, WindowsRead
 
 _READABLE_SINCE = "v1.2.0"  # DuckDB 2.0's own storage format cannot be opened by 1.x
 _SPARE = 64 * 2**20  # bytes left free on the disk after publishing
-_LOADING: dict[str, str | bool | int | float | list[str]] = {
+_LOADING = {
+    **OFFLINE,
     "memory_limit": "128MB",
     "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
     "threads": 1,  # a second one costs more than it brings for packages of this size
@@ -66,6 +72,7 @@ class Warehouse:
         self.directory = settings.directory
         self.loading = settings.directory / "loading.duckdb"
         self.published = settings.published
+        self._working_folder = settings.directory / "dlt"
         self._connection: Connection | None = None
         self._dlt_connection: Connection | None = None
 
@@ -116,19 +123,22 @@ class Warehouse:
     def restore(self, backup: Path) -> list[Path]:
         """Starts again from a published copy: what was read since is due again.
 
-        Returns where the files that it replaced are kept. Raises Failure if `backup` is no
-        warehouse, Misuse if it is another account's.
+        Returns where the files that it replaced are kept. Raises Misuse if `backup` is no
+        warehouse or another account's. Interrupted, it is undone by the next run.
         """
-        if newest_load(backup) is None:
-            raise Failure(f"{backup} holds no attempts: give the published file of a warehouse")
+        _check_backup(backup)
         with self._locked():
             if self.settings.credentials:
                 self.check_account(self.settings.credentials.account_sid, backup)
-            fresh = copied(backup, self.loading)  # first, for it may be a file that was kept
-            kept = [keep(file) for file in (self.published, self.loading) if file.exists()]
+            there = [file for file in (self.published, self.loading) if file.exists()]
+            for file in there:
+                with suppress(Damaged):  # all the more reason; but not open, nor somebody else's
+                    newest_load(file)
+            fresh = copied(backup, self.loading)
+            kept = [keep(file) for file in there]
+            if self._working_folder.exists():  # a package in it belongs to what is replaced
+                shutil.rmtree(self._working_folder)
             put(fresh, self.loading)
-            # A package that waits there belongs to what is replaced.
-            shutil.rmtree(self.directory / "dlt", ignore_errors=True)
             with self._connected():
                 self.apply_views()
                 self.publish()
@@ -145,9 +155,10 @@ class Warehouse:
         dlt.config["load.delete_completed_jobs"] = True  # loaded packages hold phone numbers
         dlt.config["load.truncate_staging_dataset"] = True  # or publishing copies it, to drop it
         dlt.config["runtime.enable_runtime_trace"] = False  # it quotes settings: tokens, a number
+        dlt.config["runtime.intercept_signals"] = False  # it forgets one that comes late; see held
         return dlt.pipeline(
             "verify_sync",
-            pipelines_dir=str(self.directory / "dlt"),
+            pipelines_dir=str(self._working_folder),
             # On the run's database: dlt by itself would open and checkpoint it at every step. Its
             # own cursor, because it changes the search path of what it is given.
             destination=dlt.destinations.duckdb(self._dlt_connection or self.connection),
@@ -156,25 +167,45 @@ class Warehouse:
 
     def finish_pending(self) -> None:
         """Loads what an interrupted run left behind, or gives it up: its windows are then due."""
-        if not self.pipeline.has_pending_data:
-            return
-        log.info("finishing the load package that an interrupted run left behind")
         try:
-            self.pipeline.normalize()
-            self.pipeline.load()
+            if not self.pipeline.has_pending_data:
+                return
+            log.info("finishing the load package that an interrupted run left behind")
+            if self._has_begun():
+                self._give_up("it is given up, to be read again: it was loaded in part")
+                return
+            with held():
+                self.pipeline.normalize()
+                self.pipeline.load()
+            _forget_loaded(Path(self.pipeline.working_dir))
         except PipelineStepFailed as error:
-            _end_if_interrupted(error)
-            log.warning("it cannot be loaded and is given up, to be read again: %s", _why(error))
-            self.pipeline.abort_packages()
-        _forget_loaded(Path(self.pipeline.working_dir))
+            self._give_up(f"it is given up, to be read again: {_why(error)}")
+        except (
+            ValueError,
+            KeyError,
+            FileNotFoundError,
+            DltException,
+        ) as error:  # as a power cut leaves it
+            self._give_up(f"{self._working_folder} is damaged and made anew: {first_line(error)}")
+
+    def _has_begun(self) -> bool:
+        """Whether dlt would leave parts of it out, as loaded: another file may lack them."""
+        ids = self.pipeline.list_normalized_load_packages()
+        packages = map(self.pipeline.get_load_package_info, ids)
+        return any(package.jobs["completed_jobs"] for package in packages)
+
+    def _give_up(self, message: str) -> None:
+        log.warning("%s", message)
+        self.__dict__.pop("pipeline", None)
+        shutil.rmtree(self._working_folder)
 
     def load(self, package: Package) -> None:
         """Loads rows and the record of their windows together, or neither."""
         complete = self._tables() >= {"attempts", *TABLES}
         try:
-            self.pipeline.run(loaded(package, materialize=not complete))
+            with held():
+                self.pipeline.run(loaded(package, materialize=not complete))
         except PipelineStepFailed as error:
-            _end_if_interrupted(error)
             raise Failure(f"loading failed: {advised(_why(error))}") from error
         _forget_loaded(Path(self.pipeline.working_dir))
 
@@ -218,6 +249,7 @@ class Warehouse:
         self._check_disk()
         options = f"(storage_version '{_READABLE_SINCE}')"
         put(copied_database(self.connection, "loading", self.published, options), self.published)
+        note_published(self.published, self.connection)
 
     def _check_disk(self) -> None:
         self.connection.execute("checkpoint")
@@ -265,10 +297,14 @@ def _as_windows_read(answer: Connection) -> WindowsRead:
     return WindowsRead.by_column([c.astype("datetime64[s]").astype(np.int64) for c in columns])
 
 
-def _end_if_interrupted(error: PipelineStepFailed) -> None:
-    """dlt makes a failed step of a signal too; the package stays for the next run."""
-    if isinstance(error.exception, KeyboardInterrupt):
-        raise KeyboardInterrupt from error
+def _check_backup(file: Path) -> None:
+    try:
+        found = newest_load(file) if file.is_file() else None
+    except (Damaged, Foreign):
+        found = None
+    if found is None:
+        what = "is no warehouse" if file.exists() else "is not there"
+        raise Misuse(f"{file} {what}: give a copy of a published verify.duckdb")
 
 
 def _why(error: PipelineStepFailed) -> str:

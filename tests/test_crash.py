@@ -8,20 +8,26 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 
 from pipelines.__main__ import main
+from pipelines.clock import Clock
 from pipelines.credentials import Credentials
 from pipelines.errors import Failure, Misuse
-from pipelines.sync import due
+from pipelines.reading import Package, fetch
+from pipelines.source import loaded
+from pipelines.sync import connect, due
 from pipelines.warehouse import Warehouse
 from tests.conftest import NOW, Capture, World, due_slices, nothing_is_due, refused, run_in_process
 from tests.crash import PHASES, Trial
@@ -67,6 +73,10 @@ def test_syncs_that_are_told_to_end(trial: Trial, number: signal.Signals) -> Non
 # --- files that are gone, damaged or somebody else's
 
 
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
 def cut(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
@@ -103,7 +113,7 @@ def test_the_loading_file_is_rebuilt_from_the_published_one(
     assert "rebuilt from verify.duckdb" in caplog.text
     assert before.keys() | world.truth().keys() == world.stored().keys()
     assert nothing_is_due(world)
-    kept = loading.with_name("loading.duckdb.set-aside")
+    kept = loading.with_name("loading.duckdb.set-aside-1")
     assert kept.exists() == (harm is not Path.unlink)
 
 
@@ -132,14 +142,8 @@ def test_a_rebuild_waits_for_who_writes_into_the_published_file(world: World) ->
     world.sync()
     before = world.stored()
     (world.settings.directory / "loading.duckdb").unlink()
-    holding = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print(1, flush=True); input()"
-    command = [sys.executable, "-c", holding, str(world.settings.published)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        with pytest.raises(Failure, match="close it and run again"):
-            world.sync()
-        other.kill()
+    with holding(world.settings.published), pytest.raises(Failure, match="close it and run again"):
+        world.sync()
     world.sync()
     assert world.stored() == before
 
@@ -194,8 +198,22 @@ def a_database(file: Path) -> None:
         connection.execute("create table mine as select 42 as answer")
 
 
+def views_alone(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("create view mine as select 42 as answer")
+
+
+def a_sqlite_file(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("create table mine (answer integer)")
+
+
 @pytest.mark.parametrize("name", ["verify.duckdb", "loading.duckdb"])
-@pytest.mark.parametrize("foreign", [garble, a_database], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "foreign", [garble, a_sqlite_file, a_database, views_alone], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize("synced", [False, True])
 def test_a_file_of_somebody_elses_is_not_overwritten(
     configured: World, capsys: Capture, name: str, foreign: Break, synced: bool
@@ -207,9 +225,9 @@ def test_a_file_of_somebody_elses_is_not_overwritten(
     file.parent.mkdir(exist_ok=True)
     foreign(file)
     content, requests = file.read_bytes(), len(configured.sandbox.log)
-    if synced and foreign is garble:
+    if synced and foreign in (garble, a_sqlite_file):
         assert main(["sync"], now=NOW) == 0
-        assert file.with_name(f"{name}.set-aside").read_bytes() == content
+        assert file.with_name(f"{name}.set-aside-1").read_bytes() == content
         return
     code, line = refused(capsys, "sync")
     assert (code, str(file) in line, "move it" in line) == (1, True, True)
@@ -217,6 +235,131 @@ def test_a_file_of_somebody_elses_is_not_overwritten(
     assert len(configured.sandbox.log) == requests
     file.unlink()
     assert main(["sync"], now=NOW) == 0
+
+
+def test_a_file_of_another_account_is_not_taken_for_a_newer_copy(
+    make_world: MakeWorld, tmp_path: Path
+) -> None:
+    world, other = make_world(), make_world(seed=2)
+    for each, name in ((world, "ours"), (other, "theirs")):
+        each.settings = replace(each.settings, directory=tmp_path / name)
+    world.sync()
+    before = world.stored()
+    sync_as(other, "AC" + "b" * 32)
+    shutil.copy(other.settings.published, world.settings.published)
+    with pytest.raises(Failure, match="different accounts"):
+        world.sync()
+    world.settings.published.unlink()
+    world.sync()
+    assert world.stored() == before
+
+
+def sync_as(world: World, account_sid: str) -> None:
+    world.sync()
+    for file in ("loading.duckdb", "verify.duckdb"):
+        with duckdb.connect(str(world.settings.directory / file)) as connection:
+            for table in ("attempts", "windows_read"):
+                connection.execute(
+                    f"update twilio_verify.{table} set account_sid = ?", [account_sid]
+                )
+
+
+@pytest.mark.parametrize("table", ["attempts", "windows_read"])
+@pytest.mark.parametrize("harm", ["unlinked", "older"])
+def test_a_package_loaded_in_part_into_a_file_that_is_gone(
+    world: World, tmp_path: Path, table: str, harm: str
+) -> None:
+    """dlt would load the rest of it: the record of windows, say, without their attempts."""
+    world.sync()
+    loading, older = world.settings.directory / "loading.duckdb", tmp_path / "older.duckdb"
+    shutil.copy(loading, older)
+    world.move(days=4)
+    expected = len(due_slices(world))
+    warehouse = Warehouse(world.settings)
+    pieces = due_slices(world)
+    with warehouse.opened(), connect(world.settings, Clock(world.now)) as client:
+        package = Package.of(list(fetch(client, pieces)))
+        warehouse.pipeline.extract(loaded(package, materialize=False))
+        warehouse.pipeline.normalize()
+    (job,) = world.settings.directory.glob(f"dlt/**/new_jobs/{table}.*.parquet")
+    job.rename(job.parents[1] / "completed_jobs" / job.name)  # as a kill amid the load leaves it
+    loading.unlink()
+    if harm == "older":
+        shutil.move(older, loading)
+    assert world.sync().slices == expected
+    truth, stored = world.truth(), world.stored()
+    assert {sid: stored[sid] for sid in truth} == truth
+
+
+def test_an_older_loading_file_while_the_published_one_cannot_be_asked(
+    world: World, tmp_path: Path
+) -> None:
+    world.sync()
+    loading = world.settings.directory / "loading.duckdb"
+    older = loading.read_bytes()
+    world.move(days=31)
+    world.sync()
+    before = world.stored()
+    loading.write_bytes(older)
+    with holding(world.settings.published), pytest.raises(Failure, match="close it and run again"):
+        world.sync()
+    world.sync()
+    assert world.stored().keys() >= before.keys()
+
+
+def test_what_others_write_into_the_published_file_is_not_taken_over(world: World) -> None:
+    """Their log comes to lie beside the next published file, and would be read with it."""
+    world.sync()
+    before = world.stored()
+    with holding(world.settings.published) as other:
+        world.sync()
+        other.stdin.write(b"delete from twilio_verify.attempts\n")
+        other.stdin.flush()
+        other.stdout.readline()
+        other.kill()
+    (world.settings.directory / "loading.duckdb").unlink()
+    world.sync()
+    assert world.stored() == before
+
+
+def test_beginning_anew_where_there_was_a_warehouse_is_said(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.sync()
+    assert "are gone" not in caplog.text
+    for name in ("verify.duckdb", "loading.duckdb"):
+        (world.settings.directory / name).unlink()
+    world.sync()
+    assert "are gone" in caplog.text
+    assert "restore FILE" in caplog.text
+
+
+@pytest.mark.parametrize("harm", [empty, garble, Path.unlink])
+def test_any_file_of_dlts_may_be_damaged(world: World, harm: Break) -> None:
+    world.sync()
+    folder = world.settings.directory / "dlt"
+    for file in [file for file in folder.rglob("*") if file.is_file()]:
+        harm(file)
+        world.move(minutes=30)
+        world.sync()
+    assert world.stored().keys() >= world.truth().keys()
+
+
+@contextmanager
+def holding(file: Path) -> Iterator[Any]:
+    """Somebody who has a database open for writing; runs what it is told and answers a line."""
+    program = (
+        "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print(1, flush=True)\n"
+        "for line in sys.stdin: c.execute(line); print(2, flush=True)"
+    )
+    command = [sys.executable, "-c", program, str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        try:
+            yield other
+        finally:
+            other.kill()
 
 
 # --- restore
@@ -239,7 +382,7 @@ def test_restore_starts_again_from_a_backup(
     configured.sync()
     assert configured.stored() == newer
     assert main(["restore", str(backup)]) == 0
-    kept = configured.settings.published.with_name("verify.duckdb.set-aside")
+    kept = configured.settings.published.with_name("verify.duckdb.set-aside-2")
     assert main(["restore", str(kept)]) == 0  # taken back
     assert configured.stored() == newer
     assert main(["restore", str(configured.settings.published)]) == 0
@@ -263,10 +406,10 @@ def test_restore_refuses_what_is_no_backup(
     configured.sync()
     before = configured.stored()
     file = tmp_path / "file.duckdb"
-    assert refused(capsys, "restore", str(file))[0] == 1
+    assert refused(capsys, "restore", str(file))[0] == 2
     for make in (garble, a_database):
         make(file)
-        assert refused(capsys, "restore", str(file))[0] == 1
+        assert refused(capsys, "restore", str(file))[0] == 2
     shutil.copy(configured.settings.published, file)
     scramble(file)
     assert refused(capsys, "restore", str(file))[0] == 1
