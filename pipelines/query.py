@@ -32,7 +32,10 @@ def open_published(published: Path) -> duckdb.DuckDBPyConnection:
     try:
         connection = duckdb.connect(str(published), read_only=True)
     except duckdb.Error as error:
-        raise Failure(f"{published} cannot be opened: {_brief(error)}") from error
+        raise Failure(
+            f"{published} cannot be opened: {_brief(error)} (if it is damaged, `make sync` "
+            "publishes it anew)"
+        ) from error
     connection.execute("set timezone = 'UTC'")
     return connection
 
