@@ -68,9 +68,11 @@ def recover(loading: Path, published: Path) -> None:
             "%s and %s are gone: this begins anew, with what Twilio still has; a backup comes "
             "back with `verify-sync restore FILE`", loading, published.name,
         )  # fmt: skip
-    _wal(published).unlink(missing_ok=True)  # not ours, and it would count as published
     try:
         kept = newest_load(published)
+        if kept is not None and _wal(published).exists():  # what others wrote is not published
+            _wal(published).unlink()
+            kept = newest_load(published)
     except Damaged as error:
         if not _is_intact(loading):
             raise _beyond_recovery(error) from error
@@ -178,7 +180,7 @@ def ask(file: Path, query: str, take: Callable[[Connection], T], nothing: T) -> 
 def unusable(file: Path, error: duckdb.Error) -> Failure:
     """What DuckDB's error means for who runs this."""
     if "lock on file" in str(error):
-        return Locked(f"{file} is open in another process; try again later")
+        return Locked(f"{file} is open in another process, perhaps another run; try again later")
     if is_damage(error):
         return Damaged(f"{file} is damaged or no database ({first_line(error)})")
     return Failure(f"{file} cannot be used: {advised(first_line(error))}")

@@ -29,7 +29,6 @@ from pipelines.recovery import (
     Connection,
     Damaged,
     Foreign,
-    Locked,
     T,
     ask,
     copied,
@@ -56,6 +55,9 @@ _LOADING = {
     "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
     "threads": 1,  # a second one costs more than it brings for packages of this size
 }
+
+# As a power cut leaves it: files that are empty, or not there.
+_OF_A_DAMAGED_FOLDER = (ValueError, KeyError, FileNotFoundError, DltException)
 
 log = logging.getLogger("verify_sync")
 
@@ -100,8 +102,8 @@ class Warehouse:
             self.directory.mkdir(parents=True, exist_ok=True)
             with lock:
                 yield
-        except (Timeout, Locked):
-            raise self._in_use() from None
+        except Timeout:
+            raise Failure(f"another run is using {self.directory}; try again later") from None
         except OSError as error:
             why = advised(error.strerror or str(error))
             raise Failure(f"{self.directory} cannot be used: {why}") from error
@@ -180,12 +182,7 @@ class Warehouse:
             _forget_loaded(Path(self.pipeline.working_dir))
         except PipelineStepFailed as error:
             self._give_up(f"it is given up, to be read again: {_why(error)}")
-        except (
-            ValueError,
-            KeyError,
-            FileNotFoundError,
-            DltException,
-        ) as error:  # as a power cut leaves it
+        except _OF_A_DAMAGED_FOLDER as error:
             self._give_up(f"{self._working_folder} is damaged and made anew: {first_line(error)}")
 
     def _has_begun(self) -> bool:
@@ -280,16 +277,13 @@ class Warehouse:
             try:
                 return ask(file or usual, query, take, nothing)
             except Damaged:
+                if file is not None:
+                    raise
                 return ask(self.published, query, take, nothing)
-            except Locked:
-                raise self._in_use() from None
         try:
             return take(self._connection.execute(query))
         except duckdb.CatalogException:
             return nothing
-
-    def _in_use(self) -> Failure:
-        return Failure(f"another run is using {self.directory}; try again later")
 
 
 def _as_windows_read(answer: Connection) -> WindowsRead:

@@ -1,0 +1,468 @@
+"""Files that are gone, damaged, full or somebody else's: nothing that was stored is lost."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from pipelines.__main__ import main
+from pipelines.clock import Clock
+from pipelines.credentials import Credentials
+from pipelines.errors import Failure, Misuse
+from pipelines.reading import Package, fetch
+from pipelines.source import loaded
+from pipelines.sync import connect, due
+from pipelines.warehouse import Warehouse
+from tests.conftest import NOW, Capture, World, due_slices, nothing_is_due, refused, run_in_process
+
+MakeWorld = Callable[..., World]
+Break = Callable[[Path], object]
+
+
+# --- files that are gone, damaged or somebody else's
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def scramble(file: Path) -> None:
+    """Its first blocks stay, so that it opens; then every page has a wrong byte."""
+    content = bytearray(file.read_bytes())
+    for place in range(600_000, len(content), 4096):
+        content[place] ^= 0xFF
+    file.write_bytes(content)
+
+
+def garble(file: Path) -> None:
+    file.write_bytes(b"this is no database" * 1000)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, cut, scramble, garble], ids=lambda h: h.__name__)
+def test_the_loading_file_is_rebuilt_from_the_published_one(
+    world: World, harm: Break, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.sync()
+    world.move(hours=30)
+    world.sync()
+    before = world.stored()
+    loading = world.settings.directory / "loading.duckdb"
+    harm(loading)
+    world.move(hours=30)
+    with caplog.at_level(logging.WARNING, logger="verify_sync"):
+        if harm is scramble:  # found to be damaged only when it is written to
+            with pytest.raises(Failure, match="run again"):
+                world.sync()
+            assert world.stored() == before
+        world.sync()
+    assert "rebuilt from verify.duckdb" in caplog.text
+    assert before.keys() | world.truth().keys() == world.stored().keys()
+    assert nothing_is_due(world)
+    kept = loading.with_name("loading.duckdb.set-aside-1")
+    assert kept.exists() == (harm is not Path.unlink)
+
+
+@pytest.mark.parametrize("name", ["verify.duckdb", "loading.duckdb"])
+def test_a_log_that_belongs_to_another_file_is_no_obstacle(
+    world: World, tmp_path: Path, name: str
+) -> None:
+    """As a kill between two renames would leave it, or a file restored by hand."""
+    world.sync()
+    before = world.stored()
+    writing = (
+        "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]);"
+        "c.execute('create table mine as select 1'); os.kill(os.getpid(), 9)"
+    )
+    other = tmp_path / name
+    shutil.copy(world.settings.directory / name, other)
+    subprocess.run([sys.executable, "-c", writing, str(other)], check=False)
+    with duckdb.connect(str(world.settings.directory / name)) as connection:
+        connection.execute("create table later as select 1")  # moves the file on from that log
+    shutil.move(other.with_name(f"{name}.wal"), world.settings.directory)
+    world.sync()
+    assert world.stored() == before
+
+
+def test_a_rebuild_waits_for_who_writes_into_the_published_file(world: World) -> None:
+    world.sync()
+    before = world.stored()
+    (world.settings.directory / "loading.duckdb").unlink()
+    with holding(world.settings.published), pytest.raises(Failure, match="close it and run again"):
+        world.sync()
+    world.sync()
+    assert world.stored() == before
+
+
+def test_what_was_loaded_but_not_published_is_due_again(world: World) -> None:
+    world.sync()
+    old = world.settings.published.read_bytes()
+    world.move(hours=3)
+    expected = due_slices(world)
+    world.sync()
+    world.settings.published.write_bytes(old)
+    (world.settings.directory / "loading.duckdb").unlink()
+    assert due_slices(world) == expected  # as a dry run tells it, before anything is rebuilt
+    assert world.sync().slices == len(expected)
+    assert world.stored().keys() == world.truth(NOW).keys() | world.truth().keys()
+
+
+def test_an_older_loading_file_does_not_replace_what_is_published(world: World) -> None:
+    world.sync()
+    loading = world.settings.directory / "loading.duckdb"
+    older = loading.read_bytes()
+    world.move(days=31)
+    world.sync()
+    before = world.stored()
+    loading.write_bytes(older)
+    world.sync()
+    assert world.stored().keys() >= before.keys()
+    assert nothing_is_due(world)
+
+
+def test_a_deleted_working_folder_is_no_loss(world: World) -> None:
+    world.sync()
+    shutil.rmtree(world.settings.directory / "dlt")
+    world.move(days=4)
+    world.sync()
+    truth, stored = world.truth(), world.stored()
+    assert {sid: stored[sid] for sid in truth} == truth
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, cut, garble], ids=lambda h: h.__name__)
+def test_the_published_file_is_published_anew(world: World, harm: Break) -> None:
+    world.sync()
+    before = world.stored()
+    harm(world.settings.published)
+    world.sync()
+    assert world.stored() == before
+
+
+def a_database(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("create table mine as select 42 as answer")
+
+
+def views_alone(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("create view mine as select 42 as answer")
+
+
+def a_sqlite_file(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("create table mine (answer integer)")
+
+
+@pytest.mark.parametrize("name", ["verify.duckdb", "loading.duckdb"])
+@pytest.mark.parametrize(
+    "foreign", [garble, a_sqlite_file, a_database, views_alone], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("synced", [False, True])
+def test_a_file_of_somebody_elses_is_not_overwritten(
+    configured: World, capsys: Capture, name: str, foreign: Break, synced: bool
+) -> None:
+    """Where verify-sync's own copy of it is at hand, garbage is set aside; else all stops."""
+    if synced:
+        configured.sync()
+    file = configured.settings.directory / name
+    file.parent.mkdir(exist_ok=True)
+    foreign(file)
+    content, requests = file.read_bytes(), len(configured.sandbox.log)
+    if synced and foreign in (garble, a_sqlite_file):
+        assert main(["sync"], now=NOW) == 0
+        assert file.with_name(f"{name}.set-aside-1").read_bytes() == content
+        return
+    code, line = refused(capsys, "sync")
+    assert (code, str(file) in line, "move it" in line) == (1, True, True)
+    assert file.read_bytes() == content
+    assert len(configured.sandbox.log) == requests
+    file.unlink()
+    assert main(["sync"], now=NOW) == 0
+
+
+def test_the_log_of_somebody_elses_database_stays(world: World) -> None:
+    file = world.settings.published
+    file.parent.mkdir()
+    program = (
+        "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]);"
+        "c.execute('create table t (i int)');"
+        "c.execute('checkpoint'); c.execute('insert into t values (42)'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(file)], check=False)
+    with pytest.raises(Failure, match="move it"):
+        world.sync()
+    with duckdb.connect(str(file)) as connection:
+        assert connection.execute("from t").fetchall() == [(42,)]
+
+
+def test_a_file_of_another_account_is_not_taken_for_a_newer_copy(
+    make_world: MakeWorld, tmp_path: Path
+) -> None:
+    world, other = make_world(), make_world(seed=2)
+    for each, name in ((world, "ours"), (other, "theirs")):
+        each.settings = replace(each.settings, directory=tmp_path / name)
+    world.sync()
+    before = world.stored()
+    sync_as(other, "AC" + "b" * 32)
+    shutil.copy(other.settings.published, world.settings.published)
+    with pytest.raises(Failure, match="different accounts"):
+        world.sync()
+    world.settings.published.unlink()
+    world.sync()
+    assert world.stored() == before
+
+
+def sync_as(world: World, account_sid: str) -> None:
+    world.sync()
+    for file in ("loading.duckdb", "verify.duckdb"):
+        with duckdb.connect(str(world.settings.directory / file)) as connection:
+            for table in ("attempts", "windows_read"):
+                connection.execute(
+                    f"update twilio_verify.{table} set account_sid = ?", [account_sid]
+                )
+
+
+@pytest.mark.parametrize("table", ["attempts", "windows_read"])
+@pytest.mark.parametrize("harm", ["unlinked", "older"])
+def test_a_package_loaded_in_part_into_a_file_that_is_gone(
+    world: World, tmp_path: Path, table: str, harm: str
+) -> None:
+    """dlt would load the rest of it: the record of windows, say, without their attempts."""
+    world.sync()
+    loading, older = world.settings.directory / "loading.duckdb", tmp_path / "older.duckdb"
+    shutil.copy(loading, older)
+    world.move(days=4)
+    expected = len(due_slices(world))
+    warehouse = Warehouse(world.settings)
+    pieces = due_slices(world)
+    with warehouse.opened(), connect(world.settings, Clock(world.now)) as client:
+        package = Package.of(list(fetch(client, pieces)))
+        warehouse.pipeline.extract(loaded(package, materialize=False))
+        warehouse.pipeline.normalize()
+    (job,) = world.settings.directory.glob(f"dlt/**/new_jobs/{table}.*.parquet")
+    job.rename(job.parents[1] / "completed_jobs" / job.name)  # as a kill amid the load leaves it
+    loading.unlink()
+    if harm == "older":
+        shutil.move(older, loading)
+    assert world.sync().slices == expected
+    truth, stored = world.truth(), world.stored()
+    assert {sid: stored[sid] for sid in truth} == truth
+
+
+def test_an_older_loading_file_while_the_published_one_cannot_be_asked(
+    world: World, tmp_path: Path
+) -> None:
+    world.sync()
+    loading = world.settings.directory / "loading.duckdb"
+    older = loading.read_bytes()
+    world.move(days=31)
+    world.sync()
+    before = world.stored()
+    loading.write_bytes(older)
+    with holding(world.settings.published), pytest.raises(Failure, match="close it and run again"):
+        world.sync()
+    world.sync()
+    assert world.stored().keys() >= before.keys()
+
+
+def test_what_others_write_into_the_published_file_is_not_taken_over(world: World) -> None:
+    """Their log comes to lie beside the next published file, and would be read with it."""
+    world.sync()
+    before = world.stored()
+    with holding(world.settings.published) as other:
+        world.sync()
+        other.stdin.write(b"delete from twilio_verify.attempts\n")
+        other.stdin.flush()
+        other.stdout.readline()
+        other.kill()
+    (world.settings.directory / "loading.duckdb").unlink()
+    world.sync()
+    assert world.stored() == before
+
+
+def test_beginning_anew_where_there_was_a_warehouse_is_said(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.sync()
+    assert "are gone" not in caplog.text
+    for name in ("verify.duckdb", "loading.duckdb"):
+        (world.settings.directory / name).unlink()
+    world.sync()
+    assert "are gone" in caplog.text
+    assert "restore FILE" in caplog.text
+
+
+@pytest.mark.parametrize("harm", [empty, garble, Path.unlink])
+def test_any_file_of_dlts_may_be_damaged(world: World, harm: Break) -> None:
+    world.sync()
+    folder = world.settings.directory / "dlt"
+    for file in [file for file in folder.rglob("*") if file.is_file()]:
+        harm(file)
+        world.move(minutes=30)
+        world.sync()
+    assert world.stored().keys() >= world.truth().keys()
+
+
+@contextmanager
+def holding(file: Path) -> Iterator[Any]:
+    """Somebody who has a database open for writing; runs what it is told and answers a line."""
+    program = (
+        "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print(1, flush=True)\n"
+        "for line in sys.stdin: c.execute(line); print(2, flush=True)"
+    )
+    command = [sys.executable, "-c", program, str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        try:
+            yield other
+        finally:
+            other.kill()
+
+
+# --- restore
+
+
+def test_restore_starts_again_from_a_backup(
+    configured: World, tmp_path: Path, capsys: Capture
+) -> None:
+    configured.sync()
+    backup, older = tmp_path / "backup.duckdb", configured.stored()
+    shutil.copy(configured.settings.published, backup)
+    configured.move(hours=50)
+    lost = due_slices(configured)
+    configured.sync()
+    newer = configured.stored()
+    assert main(["restore", str(backup)]) == 0
+    assert "set-aside" in capsys.readouterr().out
+    assert configured.stored() == older
+    assert due_slices(configured) == lost
+    configured.sync()
+    assert configured.stored() == newer
+    assert main(["restore", str(backup)]) == 0
+    kept = configured.settings.published.with_name("verify.duckdb.set-aside-2")
+    assert main(["restore", str(kept)]) == 0  # taken back
+    assert configured.stored() == newer
+    assert main(["restore", str(configured.settings.published)]) == 0
+    assert configured.stored() == newer
+
+
+def test_restore_into_an_empty_folder(configured: World, tmp_path: Path) -> None:
+    configured.sync()
+    before = configured.stored()
+    backup = tmp_path / "backup.duckdb"
+    shutil.move(configured.settings.published, backup)
+    shutil.rmtree(configured.settings.directory)
+    assert main(["restore", str(backup)]) == 0
+    assert configured.stored() == before
+    assert configured.sync().slices == 0
+
+
+def test_restore_refuses_what_is_no_backup(
+    configured: World, tmp_path: Path, capsys: Capture
+) -> None:
+    configured.sync()
+    before = configured.stored()
+    file = tmp_path / "file.duckdb"
+    assert refused(capsys, "restore", str(file))[0] == 2
+    for make in (garble, a_database):
+        make(file)
+        assert refused(capsys, "restore", str(file))[0] == 2
+    shutil.copy(configured.settings.published, file)
+    scramble(file)
+    assert refused(capsys, "restore", str(file))[0] == 1
+    other = Credentials.of("AC" + "b" * 32, "token")
+    shutil.copy(configured.settings.published, file)
+    with pytest.raises(Misuse, match="own folder"):
+        Warehouse(replace(configured.settings, credentials=other)).restore(file)
+    assert configured.stored() == before
+    configured.move(hours=1)
+    configured.sync()
+
+
+# --- folders that cannot be written
+
+
+def test_a_disk_that_is_full_at_any_moment(make_world: MakeWorld) -> None:
+    """A limit on the size of files stops writing where a full disk would: in a package, the
+    write-ahead log, a checkpoint or the published copy."""
+    world = make_world(attempts=6_000)
+    world.sync()
+    published = world.settings.published.stat().st_size
+    full = [(30_000, 2), (300_000, 2), (published - 300_000, 1), (published + 300_000, 1)]
+    for limit, times in full:
+        before = world.stored()
+        world.move(days=3)
+        for _ in range(times):  # the second one finds what the first one could not load
+            told = limited(world, limit)
+            assert told.returncode == 1, limit
+            lines = [line for line in told.stderr.splitlines() if "verify-sync:" in line]
+            assert len(lines) == 1, told.stderr
+            assert "free some space" in lines[0]
+            assert "Traceback" not in told.stderr
+            assert world.stored() == before
+        world.sync()
+        assert world.stored().keys() == before.keys() | world.truth().keys()
+        assert nothing_is_due(world)
+
+
+def limited(world: World, limit: int) -> subprocess.CompletedProcess[str]:
+    moment = [world.now.isoformat(), "", "0", "0", "0"]
+    return run_in_process(
+        world, "tests.crash", *moment, "sync",
+        prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_written(world: World) -> None:
+    world.sync()
+    before = world.stored()
+    world.move(hours=5)
+    folder = world.settings.directory
+    folder.chmod(0o555)
+    try:
+        told = run_in_process(
+            world, "tests.crash", world.now.isoformat(), "", "0", "0", "0", "sync",
+            prepare=no_more_than_others,
+        )  # fmt: skip
+    finally:
+        folder.chmod(0o755)
+    assert (told.returncode, told.stderr.count("\n")) == (1, 1)
+    assert str(folder) in told.stderr
+    assert world.stored() == before
+    world.sync()
+    assert len(world.stored()) > len(before)
+
+
+def no_more_than_others() -> None:
+    """Gives up root's leave to write anywhere; who is not root never had it."""
+    drop_from_bounding_set, dac_override = 24, 1
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, dac_override, 0, 0, 0)
+
+
+def test_a_dry_run_tells_what_a_run_would_do_that_rebuilds_first(world: World) -> None:
+    world.sync()
+    world.move(hours=2)
+    expected = due(world.settings, world.now)
+    garble(world.settings.directory / "loading.duckdb")
+    assert due(world.settings, world.now) == expected
