@@ -59,7 +59,7 @@ class WindowsRead(NamedTuple):
 
     def reach(self, default: int) -> int:
         """The newest created time read. A run reads it last: it is when one last succeeded."""
-        return int(self.before.max()) if len(self.before) else default
+        return int(np.max(self.before)) if len(self.before) else default
 
 
 def plan(read: WindowsRead, schedule: Sequence[timedelta], now: datetime) -> list[Window]:
@@ -86,7 +86,7 @@ def lost(read: WindowsRead, age: timedelta, now: datetime) -> list[Window]:
     """What has left retention since the newest read, and was never read at `age` or later."""
     if not len(read.after):
         return []
-    then = int(read.read_at.max()) - _span(RETENTION)
+    then = int(np.max(read.read_at)) - _span(RETENTION)
     served = np.minimum(read.before, read.read_at - _span(age))
     gone = max(then, int(read.after[0])), _retention(now)[0]
     return _windows(_uncovered(gone, read.after, served))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import statistics
@@ -142,7 +143,7 @@ def soak() -> None:
 
 def a_quarter(days: int, names: list[str]) -> None:
     """The README's table of a quarter, and each of its schedules by the real pipeline."""
-    for text in quarter.table(days):
+    for text in quarter.table(days, names):
         print(text, flush=True)
     account = quarter.Quarter(days)
     for name in names:
@@ -161,7 +162,9 @@ def a_quarter(days: int, names: list[str]) -> None:
 
 def kills() -> None:
     """A hundred syncs killed at random moments, each followed by a plain one: see crash.py."""
+    logging.disable(logging.WARNING)  # each run after a kill says what it gives up
     trial = crash.kill_many(100)
+    logging.disable(logging.NOTSET)
     killed = ", ".join(f"{number} while {phase}" for phase, number in trial.killed.items())
     print(
         f"\n{trial.killed.total()} syncs killed: {killed}\npublished file after the kill: "

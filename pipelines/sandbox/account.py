@@ -139,7 +139,7 @@ class Account:
 
 
 def _count(columns: dict[str, Ints]) -> int:
-    return int(columns["verification"].max(initial=-1)) + 1
+    return int(np.max(columns["verification"], initial=-1)) + 1
 
 
 def day_range(after: float, before: float) -> range:
