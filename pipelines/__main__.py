@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
     except KeyboardInterrupt:
         return _report(arguments, 1, INTERRUPTED)
     except Failure as failure:
+        if was_interrupted():  # DuckDB makes an error of its own of a signal
+            return _report(arguments, 1, INTERRUPTED)
         return _report(arguments, failure.exit_code, str(failure))
     except BrokenPipeError:  # `verify-sync sql … | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -165,9 +165,11 @@ def kills() -> None:
     logging.disable(logging.WARNING)  # each run after a kill says what it gives up
     trial = crash.kill_many(100)
     logging.disable(logging.NOTSET)
+    unscathed = trial.killed.pop("too late", 0)
     killed = ", ".join(f"{number} while {phase}" for phase, number in trial.killed.items())
     print(
-        f"\n{trial.killed.total()} syncs killed: {killed}\npublished file after the kill: "
+        f"\n{trial.killed.total()} syncs killed: {killed}; {unscathed} more never came to the "
+        "moment chosen for them\npublished file after the kill: "
         f"{trial.published['as before']} times as before, {trial.published['as after']} times "
         "complete; after the next plain sync: every time as if nothing had happened"
     )
