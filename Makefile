@@ -6,7 +6,7 @@ BIN := .venv/bin
 export QUERY
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sync list fetch sql views restore sandbox test lint format bench lock clean
+.PHONY: help demo sync backfill list fetch sql views restore sandbox test lint format bench lock clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ demo: .venv/ready ## sync a made-up account and show a few answers; no account n
 
 sync: .venv/ready ## read what is due from Twilio, merge it, publish it: the scheduled job
 	@$(BIN)/verify-sync sync $(ARGS)
+
+backfill: .venv/ready ## read a window again, resumable: make backfill ARGS="--days 7"
+	@$(BIN)/verify-sync backfill $(ARGS)
 
 list: .venv/ready ## show attempts live from Twilio: make list ARGS="--country CO --limit 5"
 	@$(BIN)/verify-sync list $(ARGS)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.arguments import FILTER_OPTIONS, instant, parser_of
+from pipelines.backfill import backfill, window_of
 from pipelines.errors import Failure, Misuse, first_line, masked, redact
 from pipelines.filters import Filters, attempt_sid
 from pipelines.interrupt import INTERRUPTED, heed_signals, ignore_signals, was_interrupted
@@ -68,9 +69,13 @@ def _sync(arguments: argparse.Namespace, settings: Settings, now: datetime) -> N
     if arguments.dry_run:
         _print_due(settings, now)
         return
-    outcome = sync(settings, now)
+    _print_outcome(settings, sync(settings, now))
+
+
+def _print_outcome(settings: Settings, outcome: Outcome) -> None:
     read = f"read {_count(outcome.attempts, 'attempt')} in {_count(outcome.slices, 'slice')}"
-    print(f"{read} with {_cost(outcome)}; published {_shown(settings.published)}")
+    published = outcome.unpublished or f"published {_shown(settings.published)}"
+    print(f"{read} with {_cost(outcome)}; {published}")
 
 
 def _cost(outcome: Outcome) -> str:
@@ -80,7 +85,10 @@ def _cost(outcome: Outcome) -> str:
         parts.append(f"of which {counts.retries:,} tried again")
     if outcome.rejected:
         parts.append(f"{outcome.rejected:,} rejected")
-    return ", ".join([*parts, f"{outcome.seconds:.1f} s"])
+    parts.append(f"{outcome.seconds:.1f} s")
+    if outcome.publishing >= 1:
+        parts.append(f"of which {outcome.publishing:.1f} s publishing")
+    return ", ".join(parts)
 
 
 def _print_due(settings: Settings, now: datetime) -> None:
@@ -98,9 +106,19 @@ def _print_due(settings: Settings, now: datetime) -> None:
     if any(piece.attempts is None for piece in found):
         attempts = "an unknown number of attempts (Twilio's Summary has no such filter)"
     print(
-        f"due: {attempts} in {_count(len(found), 'slice')}, {_count(requests, 'request')}; "
+        f"due: {attempts} in {_count(len(found), 'window')}, {_count(requests, 'request')}; "
         f"after the {asked:,} of this dry run the rate limit allows them in {seconds // 60} min"
     )
+
+
+def _backfill(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
+    """Read a window again, the last 30 days unless told otherwise; resumable."""
+    after = instant(arguments.after, now, "--after")
+    before = instant(arguments.before, now, "--before")
+    window = window_of(arguments.days, after, before, now)
+    given = {name: getattr(arguments, name) for name in ("days", "after", "before")}
+    asked = " ".join(f"--{name} {value}" for name, value in given.items() if value is not None)
+    _print_outcome(settings, backfill(settings, window, asked, now, arguments.restart))
 
 
 def _list(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
@@ -214,6 +232,7 @@ def _sandbox(arguments: argparse.Namespace, _: Settings, now: datetime) -> None:
 
 _COMMANDS = {
     "sync": _sync,
+    "backfill": _backfill,
     "list": _list,
     "fetch": _fetch,
     "demo": _demo,

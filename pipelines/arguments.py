@@ -91,6 +91,21 @@ def _sync(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _backfill(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--days", type=_between(int, 1, 3650), help="the last so many days (default: 30)"
+    )
+    command.add_argument(
+        "--after",
+        help="instead: created since a date or a date and time (UTC unless it says otherwise), "
+        "today, yesterday, '6 hours ago', '2 days ago'",
+    )
+    command.add_argument("--before", help="created before, likewise (default: now)")
+    command.add_argument(
+        "--restart", action="store_true", help="begin anew even if an earlier one is unfinished"
+    )
+
+
 def _list(command: argparse.ArgumentParser) -> None:
     for name, option in FILTER_OPTIONS.items():
         command.add_argument(option, dest=name, metavar=name.upper(), help=_HELP[name])
@@ -147,6 +162,7 @@ def _add_switch(command: Any, name: str, default: Any, metadata: Mapping[str, An
 
 _OPTIONS = {
     "sync": _sync,
+    "backfill": _backfill,
     "list": _list,
     "fetch": _fetch,
     "sql": _sql,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ REQUESTS_PER_MINUTE = 100  # the API's own limit
 TIMEOUT = 20.0  # seconds; the API itself gives up after 15
 GIVE_UP_AFTER = 600.0  # seconds
 _SMALL_PAGE = 50  # the API's default; pages of this size have not been seen to be too heavy
-_HEAVY_TRIES = 3
+HEAVY_TRIES = 3
 _RESTARTS = 5  # of a slice whose page tokens are refused
 _KEYS_TOLD = 20
 _LIST = "/v2/Attempts"
@@ -60,7 +60,7 @@ class Client:
         if not 1 <= page_size <= MAX_PAGE_SIZE:
             raise Misuse(f"page_size: {page_size} is not between 1 and {MAX_PAGE_SIZE}")
         self._pacer = pacer or Pacer(REQUESTS_PER_MINUTE)
-        self._page_size = page_size
+        self.page_size = page_size
         self._transport = Transport(
             credentials, base_url, self._pacer, self.clock, timeout, give_up_after
         )
@@ -80,17 +80,19 @@ class Client:
         before: datetime | None = None,
         filters: Filters = NO_FILTERS,
         limit: int | None = None,
+        watch: Callable[[int], None] = lambda _: None,
     ) -> list[Page]:
         """The attempts created in the window, to the end of the chain of pages or `limit` attempts.
 
         Whether the API includes the bounds is not documented. Pages may hold an attempt twice.
+        `watch` is told after each page how many attempts there are by now: fewer after a restart.
         Raises Failure (or one of transport's) if the end cannot be reached.
         """
         question, restarts = Question(after, before, filters), 0
-        size = min(self._page_size, limit or self._page_size)
+        size = min(self.page_size, limit or self.page_size)
         while True:
             try:
-                return list(_first(limit, self._chain(question, size)))
+                return _watched(watch, _first(limit, self._chain(question, size)))
             except _RefusedToken as refused:
                 restarts += 1
                 if restarts > _RESTARTS:
@@ -116,10 +118,23 @@ class Client:
         after: datetime | None = None,
         before: datetime | None = None,
         filters: Filters = NO_FILTERS,
+        heavy_tries: int | None = None,
     ) -> Summary:
-        """Twilio's totals for the window. It ignores `to`, `verification_sid` and `status`."""
+        """Twilio's totals for the window. It ignores `to`, `verification_sid` and `status`.
+
+        Raises TooHeavy after so many tries, if a smaller window may be answered.
+        """
         parameters = Question(after, before, filters).parameters()
-        return self._transport.get(f"{self._list}/Summary", parameters, _read_summary)
+        url = f"{self._list}/Summary"
+        return self._transport.get(url, parameters, _read_summary, heavy_tries)
+
+    def minute(self) -> int:
+        """Requests that count towards the limit by now: those of the last minute."""
+        return self._pacer.taken()
+
+    def seconds_for(self, requests: int) -> float:
+        """The least time until so many more requests have been let through."""
+        return self._pacer.seconds_for(requests)
 
     def _chain(self, question: Question, page_size: int) -> Iterator[Page]:
         """The pages of one chain, each checked. `page_size` is its whole length the same."""
@@ -136,7 +151,7 @@ class Client:
         self, question: Question, url: str, parameters: Mapping[str, str], page_size: int
     ) -> Page:
         """One page; outages are waited out. TooHeavy: a small one is answered where it is not."""
-        heavy_tries = _HEAVY_TRIES if page_size > _SMALL_PAGE else None
+        heavy_tries = HEAVY_TRIES if page_size > _SMALL_PAGE else None
         try:
             try:
                 return self._transport.get(url, parameters, self._read_page, heavy_tries)
@@ -194,6 +209,15 @@ def _first(limit: int | None, pages: Iterable[Page]) -> Iterator[Page]:
         sids |= page.sids
         if limit is not None and len(sids) >= limit:
             return
+
+
+def _watched(watch: Callable[[int], None], pages: Iterable[Page]) -> list[Page]:
+    found, attempts = [], 0
+    for page in pages:
+        found.append(page)
+        attempts += page.attempts.num_rows
+        watch(attempts)
+    return found
 
 
 def _read_summary(content: bytes) -> Summary:

@@ -69,6 +69,27 @@ class Pacer:
         finally:
             self._release(number)
 
+    def taken(self) -> int:
+        """Slots that are taken: the requests of the last minute, by whichever run."""
+        return len(self._freed())
+
+    def seconds_for(self, requests: int) -> float:
+        """The least time until so many more requests have had a slot."""
+        freed = self._freed()[-self._limit :]
+        free = self._limit - len(freed)
+        if requests <= free:
+            return 0.0
+        freed += [WINDOW] * free  # those that are taken now
+        rounds, place = divmod(requests - free - 1, self._limit)
+        return rounds * WINDOW + freed[place]
+
+    def _freed(self) -> list[float]:
+        """For each slot that is taken the seconds until it is free, soonest first."""
+        with self._transaction() as slots:
+            now = self._now()
+            query = "select free_at from slots where free_at > ? order by free_at"
+            return [min(at - now, WINDOW) for (at,) in slots.execute(query, [now])]
+
     def _take(self) -> int:
         while True:
             number, wait = self._claim()

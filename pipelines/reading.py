@@ -1,23 +1,26 @@
-"""Slices read by threads, in order, and put together into packages."""
+"""Slices read by threads, a bounded number ahead of what is loaded, and put into packages."""
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.client import Client
 from pipelines.decode import within
 from pipelines.errors import Failure
 from pipelines.filters import NO_FILTERS, Filters
+from pipelines.progress import Progress
+from pipelines.sizing import CONCURRENCY, MOST_PAGES, Slice
 from pipelines.windows import SECOND, Window
 
-PACKAGE_ROWS = 100_000  # a load costs 0.2-0.4 CPU s whatever its size, so not many small ones
-READERS = 2  # slices read at a time
+PACKAGE_PAGES = 100  # at most; a load costs 0.2-0.4 CPU s whatever its size, so not many small ones
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class SliceRead:
 
 @dataclass(frozen=True)
 class Package:
-    """What is loaded together: rows, and the record of the windows of which they are all."""
+    """What is loaded together: attempts, each once, and the windows of which they are all."""
 
     attempts: pa.Table
     rejected: pa.Table
@@ -57,63 +60,125 @@ class Package:
     def of(cls, reads: Sequence[SliceRead]) -> Package:
         # A table a package, not a page: what dlt does for each costs more than a page's rows.
         return cls(
-            pa.concat_tables([read.attempts for read in reads]),
+            latest(pa.concat_tables([read.attempts for read in reads])),
             pa.concat_tables([read.rejected for read in reads]),
             [read.record() for read in reads],
         )
 
+    def without(self, sids: Sequence[str]) -> Package:
+        if not sids:
+            return self
+        others = pc.invert(pc.is_in(self.attempts["sid"], pa.array(sids, pa.string())))
+        return replace(self, attempts=self.attempts.filter(others))
 
-def fetch(
-    client: Client, pieces: Iterable[Window], filters: Filters = NO_FILTERS
-) -> Iterator[SliceRead]:
-    """Pages the slices and yields them in order, reading ahead of whoever takes them.
 
-    READERS slices are read while an earlier one is loaded; no more than that are in memory.
+def latest(attempts: pa.Table) -> pa.Table:
+    """Of each attempt the last reading."""
+    if pc.count_distinct(attempts["sid"]).as_py() == attempts.num_rows:
+        return attempts
+    read_at = attempts["read_at"].to_pylist()
+    order = sorted(range(attempts.num_rows), key=read_at.__getitem__)
+    last = dict(zip(attempts["sid"].take(order).to_pylist(), order, strict=True))
+    return attempts.take(sorted(last.values()))
+
+
+def packages(
+    client: Client,
+    slices: Iterable[Slice],
+    filters: Filters = NO_FILTERS,
+    concurrency: int = CONCURRENCY,
+    progress: Progress | None = None,
+) -> Iterator[list[SliceRead]]:
+    """Pages `concurrency` slices at a time and yields them in order, in packages to be loaded.
+
+    A package counts as loaded when the next one is asked for. What is being read, or was and is
+    not loaded yet, is never more than MOST_PAGES a chain, or PACKAGE_PAGES if that is more: so
+    much is in memory, and is read again after a kill. When reading fails or is interrupted, all
+    slices that are complete come before the failure.
     """
-    ahead: deque[Future[SliceRead]] = deque()
-    readers = ThreadPoolExecutor(READERS)
+    readers = _Readers(client, filters, concurrency, progress or Progress(client))
     try:
-        for piece in pieces:
-            ahead.append(readers.submit(_read_slice, client, piece, filters))
-            if len(ahead) > READERS:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:  # not waiting for readers: one may be waiting for an answer; the client ends the rest
-        readers.shutdown(wait=False, cancel_futures=True)
-
-
-def _read_slice(client: Client, piece: Window, filters: Filters) -> SliceRead:
-    """Asks a second wider on each side: whether the API includes its bounds is not documented."""
-    read_at = client.clock()
-    pages = client.read(piece.after - SECOND, piece.before + SECOND, filters)
-    attempts = [within(page.attempts, piece.after, piece.before) for page in pages]
-    return SliceRead(
-        client.account_sid,
-        filters.hash,
-        piece,
-        read_at,
-        pa.concat_tables(attempts),
-        pa.concat_tables([page.rejected for page in pages]),
-        len(pages),
-    )
-
-
-def packages(reads: Iterable[SliceRead]) -> Iterator[list[SliceRead]]:
-    """Slices in groups of about PACKAGE_ROWS attempts, in order.
-
-    When reading fails or is interrupted, the slices that are complete come before the failure.
-    """
-    group: list[SliceRead] = []
-    try:
-        for read in reads:
-            group.append(read)
-            if sum(r.attempts.num_rows for r in group) >= PACKAGE_ROWS:
-                yield group
-                group = []
+        yield from readers.packages(iter(slices))
     except (Failure, KeyboardInterrupt):
-        if group:
-            yield group
+        readers.stop()
+        rest = readers.complete()
+        if rest:
+            yield rest
         raise
-    if group:
-        yield group
+    finally:
+        readers.stop()
+
+
+class _Readers:
+    """Threads, and what they have read or are reading: `_group` complete and next to be loaded,
+    `_ahead` what follows; in order, each with the pages that it was expected to have."""
+
+    def __init__(
+        self, client: Client, filters: Filters, concurrency: int, progress: Progress
+    ) -> None:
+        self._client, self._filters, self._progress = client, filters, progress
+        self._most = max(PACKAGE_PAGES, MOST_PAGES * concurrency)
+        self._enough = min(self._most // 2, PACKAGE_PAGES - MOST_PAGES)
+        self._pool = ThreadPoolExecutor(concurrency)
+        self._stopped = threading.Event()
+        self._group: deque[tuple[int, Future[SliceRead]]] = deque()
+        self._ahead: deque[tuple[int, Future[SliceRead]]] = deque()
+
+    def packages(self, slices: Iterator[Slice]) -> Iterator[list[SliceRead]]:
+        following, held = next(slices, None), 0
+        while following or self._ahead:
+            while following and (not held or held + following.pages <= self._most):
+                read = self._pool.submit(self._read, following)
+                self._ahead.append((following.pages, read))
+                held, following = held + following.pages, next(slices, None)
+            self._take_complete()
+            grouped = sum(pages for pages, _ in self._group)
+            if self._group and (grouped >= self._enough or not self._ahead):
+                yield [read.result() for _, read in self._group]
+                self._group.clear()
+                held -= grouped
+            else:
+                unfinished = [read for _, read in self._ahead if not read.done()]
+                wait(unfinished, timeout=1, return_when=FIRST_COMPLETED)
+                self._progress.tick()
+
+    def complete(self) -> list[SliceRead]:
+        """All that is complete and not loaded, whatever came in between."""
+        reads = (read for _, read in (*self._group, *self._ahead) if read.done())
+        return [read.result() for read in reads if not read.cancelled() and not read.exception()]
+
+    def stop(self) -> None:
+        """Not waiting for chains, each of which may be waiting for an answer: they end there."""
+        self._stopped.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _take_complete(self) -> None:
+        for _, read in self._ahead:
+            if read.done():
+                read.result()  # raises what went wrong, wherever it did
+        while self._ahead and self._ahead[0][1].done():
+            self._group.append(self._ahead.popleft())
+
+    def _read(self, piece: Slice) -> SliceRead:
+        """Asks a second wider on each side: whether the API includes its bounds is unknown."""
+        window, read_at = piece.window, self._client.clock()
+
+        def watch(attempts: int) -> None:
+            self._progress.page(window, attempts)
+            if self._stopped.is_set():
+                raise Failure("given up, because the run has ended")
+
+        after, before = window.after - SECOND, window.before + SECOND
+        pages = self._client.read(after, before, self._filters, watch=watch)
+        attempts = [within(page.attempts, window.after, window.before) for page in pages]
+        read = SliceRead(
+            self._client.account_sid,
+            self._filters.hash,
+            window,
+            read_at,
+            pa.concat_tables(attempts),
+            pa.concat_tables([page.rejected for page in pages]),
+            len(pages),
+        )
+        self._progress.slice(window, read.attempts.num_rows)
+        return read

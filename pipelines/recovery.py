@@ -16,7 +16,7 @@ import duckdb
 from pipelines.errors import Failure, advised, first_line
 
 SCHEMA = "twilio_verify"
-_NEWEST = f"select load_id from {SCHEMA}._dlt_loads where status = 0 order by rowid desc limit 1"
+NEWEST = f"select load_id from {SCHEMA}._dlt_loads where status = 0 order by rowid desc limit 1"
 # Ours first; then whatever else somebody may have made.
 _OBJECTS = f"""
     select
@@ -125,7 +125,7 @@ def newest_load(file: Path) -> str | None:
 
     Raises Damaged, Locked or Foreign.
     """
-    found = ask(file, _NEWEST, Connection.fetchone, None)
+    found = ask(file, NEWEST, Connection.fetchone, None)
     if found is None:
         counted = ask(file, _OBJECTS, Connection.fetchone, None)
         if counted and any(counted) and not counted[0]:
@@ -136,7 +136,7 @@ def newest_load(file: Path) -> str | None:
 
 def note_published(published: Path, connection: Connection) -> None:
     """Writes down what was published, for when the file itself cannot be asked."""
-    found = connection.execute(_NEWEST).fetchone()
+    found = connection.execute(NEWEST).fetchone()
     _note(published).write_text(str(found[0]) if found else "", encoding="utf-8")
 
 

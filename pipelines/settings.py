@@ -18,6 +18,7 @@ from pipelines.client import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE, TIMEOUT
 from pipelines.credentials import PARTS, Credentials
 from pipelines.errors import Misuse
 from pipelines.filters import LASTING, NO_FILTERS, Filters
+from pipelines.sizing import CONCURRENCY, default_concurrency
 from pipelines.transport import DEFAULT_BASE_URL, checked_base
 from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, SETTLED_AFTER
 
@@ -37,10 +38,12 @@ class Settings:
     base_url: str = DEFAULT_BASE_URL
     page_size: int = MAX_PAGE_SIZE
     requests_per_minute: int = REQUESTS_PER_MINUTE
+    concurrency: int = CONCURRENCY
     timeout: float = TIMEOUT
     give_up_after: timedelta = timedelta(minutes=10)
     filters: Filters = field(default=NO_FILTERS, repr=False)  # one may be a phone number
     revisit_after: tuple[timedelta, ...] = DEFAULT_SCHEDULE
+    publish_every: timedelta = timedelta()
     verification_fee: Decimal = Decimal("0.05")
     fee_currency: str = "USD"
     timezone: str = "UTC"
@@ -82,16 +85,19 @@ def _settings(project: Path) -> Settings:
     for section, known in _KNOWN.items():
         _refuse_unknown(section, known)
     fee = _read(_WAREHOUSE, "verification_fee", str, "0.05")
+    per_minute = _whole("requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000)
     return Settings(
         directory=_directory(project / _read(_WAREHOUSE, "dir", str, "warehouse")),
         credentials=_credentials(),
         base_url=checked_base(_read(_API, "base_url", str, DEFAULT_BASE_URL)).geturl(),
         page_size=_whole("page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
-        requests_per_minute=_whole("requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000),
+        requests_per_minute=per_minute,
+        concurrency=_whole("concurrency", default_concurrency(per_minute), 1, 64),
         timeout=float(_whole("timeout", int(TIMEOUT), 1, 3600)),
-        give_up_after=_age("give_up_after", _read(_API, "give_up_after", str, "10m")),
+        give_up_after=_age(f"{_API}.give_up_after", _read(_API, "give_up_after", str, "10m")),
         filters=_filters(),
         revisit_after=parse_schedule(_read(_API, "revisit_after", list, None)),
+        publish_every=_publish_every(_read(_WAREHOUSE, "publish_every", str, "0")),
         verification_fee=_amount(fee),
         fee_currency=_currency(_read(_WAREHOUSE, "fee_currency", str, "USD")),
         timezone=_timezone(_read(_WAREHOUSE, "timezone", str, "UTC")),
@@ -113,7 +119,7 @@ def parse_schedule(ages: list[Any] | None) -> tuple[timedelta, ...]:
     """Ages such as ["15m", "26h", "3d"], ascending; the oldest makes an attempt settled."""
     if ages is None:
         return DEFAULT_SCHEDULE
-    schedule = tuple(_age("revisit_after", str(age)) for age in ages)
+    schedule = tuple(_age(f"{_API}.revisit_after", str(age)) for age in ages)
     if list(schedule) != sorted(set(schedule)) or not schedule:
         raise Misuse(f"{_API}.revisit_after: ages must ascend, as in ['15m', '26h', '3d']")
     if not SETTLED_AFTER <= schedule[-1] < RETENTION - timedelta(days=1):
@@ -127,10 +133,12 @@ def parse_schedule(ages: list[Any] | None) -> tuple[timedelta, ...]:
 def _age(name: str, text: str) -> timedelta:
     match = _AGE.fullmatch(text.strip())
     if match is None or not int(match[1]):
-        raise Misuse(
-            f"{_API}.{name}: '{text}' is no length of time; write '90s', '15m', '26h' or '3d'"
-        )
+        raise Misuse(f"{name}: '{text}' is no length of time; write '90s', '15m', '26h' or '3d'")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _publish_every(text: str) -> timedelta:
+    return timedelta() if text == "0" else _age(f"{_WAREHOUSE}.publish_every", text)
 
 
 def _read(section: str, name: str, kind: type[T], default: T | None) -> Any:
@@ -201,10 +209,10 @@ def _credentials() -> Credentials | None:
 
 _KNOWN = {
     _API: {
-        "base_url", "page_size", "requests_per_minute", "timeout", "give_up_after",
-        "revisit_after", "status", *LASTING, *PARTS,
+        "base_url", "page_size", "requests_per_minute", "concurrency", "timeout",
+        "give_up_after", "revisit_after", "status", *LASTING, *PARTS,
     },
-    _WAREHOUSE: {"dir", "verification_fee", "fee_currency", "timezone"},
+    _WAREHOUSE: {"dir", "publish_every", "verification_fee", "fee_currency", "timezone"},
 }  # fmt: skip
 # How variables begin that are meant for us. (WAREHOUSE_DIR may well be somebody else's.)
 _MEANT = {

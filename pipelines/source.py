@@ -6,7 +6,7 @@ resources fed with slices that are already complete.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, cast
 
@@ -27,7 +27,8 @@ from pipelines.decode import SCHEMA
 from pipelines.errors import Misuse
 from pipelines.filters import Filters
 from pipelines.pacing import Pacer
-from pipelines.reading import Package, fetch, packages
+from pipelines.reading import Package, packages
+from pipelines.sizing import Sizing, default_concurrency
 from pipelines.transport import DEFAULT_BASE_URL
 from pipelines.windows import (
     DEFAULT_SCHEDULE,
@@ -36,7 +37,6 @@ from pipelines.windows import (
     Window,
     WindowsRead,
     plan,
-    slices,
 )
 
 
@@ -103,11 +103,26 @@ def windows_read_sql(account_sid: str, filters_hash: str, since: datetime, schem
     """
 
 
+def rate_sql(filters_hash: str, since: datetime, schema: str = "") -> str:
+    """The most attempts a second that a window has which reaches past `since`; null for none."""
+    return f"""
+        select max(
+            attempts / (extract(epoch from created_before) - extract(epoch from created_after))
+        )
+        from {schema}windows_read
+        where filters_hash = '{filters_hash}' and created_before > timestamptz '{since.isoformat()}'
+            and created_before > created_after
+    """
+
+
 # Not upsert: within one load it does not remove doubles, which the API does deliver.
 _MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
+_MERGE_EACH_ONCE: Any = {**_MERGE, "deduplicated": True}
 
 
-def _resources(groups: Iterable[Package], materialize: bool) -> list[DltResource]:
+def _resources(
+    groups: Iterable[Package], materialize: bool, merge: Any = _MERGE
+) -> list[DltResource]:
     """`groups` is gone through once; its rows and its records come out side by side."""
 
     @dlt.resource(name="packages", selected=False)
@@ -117,7 +132,7 @@ def _resources(groups: Iterable[Package], materialize: bool) -> list[DltResource
     @dlt.transformer(
         data_from=all_packages,
         columns=_attempts_columns(),
-        write_disposition=_MERGE,
+        write_disposition=merge,
         file_format="parquet",
     )
     def attempts(package: Package) -> Iterator[pa.Table]:
@@ -155,7 +170,7 @@ def _resources(groups: Iterable[Package], materialize: bool) -> list[DltResource
 @dlt.source(name="twilio_verify", section="twilio_verify", max_table_nesting=0)
 def loaded(package: Package, materialize: bool = True) -> list[DltResource]:
     """One load package. `materialize` creates the tables that later commands fill."""
-    return _resources([package], materialize)
+    return _resources([package], materialize, _MERGE_EACH_ONCE)
 
 
 @configspec
@@ -184,6 +199,7 @@ def twilio_verify(
     base_url: str = DEFAULT_BASE_URL,
     page_size: int = MAX_PAGE_SIZE,
     requests_per_minute: int = REQUESTS_PER_MINUTE,
+    concurrency: int | None = None,
     timeout: float = TIMEOUT,
     now: datetime | None = None,
 ) -> list[DltResource]:
@@ -209,9 +225,15 @@ def twilio_verify(
             if named
             else plan(_read_before(account_sid, chosen, now), DEFAULT_SCHEDULE, now)
         )
+        rate = next((rate for (rate,) in _stored(rate_sql(chosen.hash, now - RETENTION))), None)
         pacer = Pacer(requests_per_minute)
-        with Client(credentials, base_url, page_size, timeout, clock, pacer) as client:
-            yield from map(Package.of, packages(fetch(client, slices(due), chosen)))
+        chains = concurrency or default_concurrency(requests_per_minute)
+        with (
+            Client(credentials, base_url, page_size, timeout, clock, pacer) as client,
+            Sizing(client, chosen, chains, rate) as sizing,
+        ):
+            slices = sizing.cut(sizing.measured(due))
+            yield from map(Package.of, packages(client, slices, chosen, chains))
 
     return _resources(groups(), materialize=True)
 
@@ -231,10 +253,13 @@ def _named_window(after: datetime | None, before: datetime | None, now: datetime
 
 
 def _read_before(account_sid: str, filters: Filters, now: datetime) -> WindowsRead:
-    """`windows_read` of the destination of the pipeline that runs; none before its first run."""
-    sql = windows_read_sql(account_sid, filters.hash, now - RETENTION)
+    return WindowsRead.of(_stored(windows_read_sql(account_sid, filters.hash, now - RETENTION)))
+
+
+def _stored(sql: str) -> Sequence[Any]:
+    """Rows of the destination of the pipeline that runs; none before its first run."""
     with dlt.current.pipeline().sql_client() as connection:
         try:
-            return WindowsRead.of(connection.execute_sql(sql) or ())
+            return connection.execute_sql(sql) or ()
         except DestinationUndefinedEntity:
-            return WindowsRead.of(())
+            return ()

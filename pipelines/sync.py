@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import ceil
 
 import pyarrow as pa
@@ -17,18 +17,24 @@ from pipelines.clock import Clock
 from pipelines.errors import Failure
 from pipelines.losses import warn_of_expiry, warn_of_losses
 from pipelines.pacing import Pacer
-from pipelines.reading import Package, SliceRead, fetch, packages
+from pipelines.progress import Progress
+from pipelines.reading import Package, SliceRead, latest, packages
 from pipelines.settings import Settings, require_credentials
+from pipelines.sizing import Sizing
 from pipelines.transport import ApiError, Counts
 from pipelines.warehouse import Warehouse
-from pipelines.windows import Window, WindowsRead, plan, slices
+from pipelines.windows import Window, WindowsRead, plan
 
 log = logging.getLogger("verify_sync")
 
 
 @dataclass
 class Outcome:
-    """What a run did. `pages` are those of the slices; `counts` has every request."""
+    """What a run did. `pages` are those of the slices; `counts` has every request.
+
+    `publishing` is the part of `seconds` that making the published file anew took; where it was
+    left as it was, `unpublished` says why.
+    """
 
     counts: Counts
     slices: int = 0
@@ -37,6 +43,8 @@ class Outcome:
     pages: int = 0
     packages: int = 0
     seconds: float = 0.0
+    publishing: float = 0.0
+    unpublished: str | None = None
 
     def add(self, reads: list[SliceRead]) -> None:
         self.slices += len(reads)
@@ -45,10 +53,25 @@ class Outcome:
         self.pages += sum(read.pages for read in reads)
         self.packages += 1
 
+    def finish(self, warehouse: Warehouse, publish_every: timedelta = timedelta()) -> None:
+        """The end of a run: views, and the published file unless there is no need for it."""
+        if self.rejected:
+            log.warning(
+                "%s rows that Twilio listed are no attempts: they have no usable sid or "
+                "date_created, see twilio_verify.rejected_attempts",
+                f"{self.rejected:,}",
+            )
+        started = time.monotonic()
+        warehouse.apply_views()
+        self.unpublished = warehouse.why_not_publish(publish_every)
+        if self.unpublished is None:
+            warehouse.publish()
+            self.publishing = time.monotonic() - started
+
 
 @dataclass(frozen=True)
 class Due:
-    """A slice that is due, and what reading it costs by Twilio's own count, if it has one."""
+    """A window that is due, and what reading it costs by Twilio's own count, if it has one."""
 
     window: Window
     attempts: int | None
@@ -57,33 +80,35 @@ class Due:
 
 def sync(settings: Settings, now: datetime) -> Outcome:
     """Reads what is due at `now` (aware) and publishes it. Raises Failure or Misuse."""
-    started = time.monotonic()
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what pages no longer need
+    started, warehouse = time.monotonic(), Warehouse(settings)
     with (
-        _mindful_of_expiry(settings, now),
-        updated(settings) as warehouse,
+        mindful_of_expiry(settings, now),
+        opened(warehouse),
         connect(settings, Clock(now)) as client,
     ):
         outcome = Outcome(client.counts)
         read = windows_read(warehouse, settings, now)
         warn_of_losses(read, settings.revisit_after, now)
-        pieces = slices(plan(read, settings.revisit_after, now))
-        for reads in packages(fetch(client, pieces, settings.filters)):
-            warehouse.load(Package.of(reads))
-            outcome.add(reads)
-            if outcome.attempts:
-                newest = f"{reads[-1].window.before:%F %T} UTC"
-                log.info("attempts loaded: %s, created up to %s", f"{outcome.attempts:,}", newest)
-            del reads  # or a package's rows stay in memory while the next ones are read
-        _warn_of_rejected(outcome.rejected)
+        due = plan(read, settings.revisit_after, now)
+        with sizing(client, settings, warehouse.rate(now)) as sized:
+            pieces = sized.measured(due)
+            slices = sized.cut(pieces)
+            with Progress.of(pieces, sized) as progress:
+                for reads in packages(
+                    client, slices, settings.filters, settings.concurrency, progress
+                ):
+                    warehouse.load(Package.of(reads))
+                    outcome.add(reads)
+                    del reads  # or its rows stay in memory while the next ones are read
+        outcome.finish(warehouse, settings.publish_every)
     outcome.seconds = time.monotonic() - started
     return outcome
 
 
 def fetch_attempts(settings: Settings, sids: Iterable[str], now: datetime) -> tuple[int, list[str]]:
     """Merges single attempts; returns how many, and the SIDs that the API does not have."""
-    found, missing, clock = [], [], Clock(now)
-    with updated(settings) as warehouse, connect(settings, clock) as client:
+    found, missing, warehouse = [], [], Warehouse(settings)
+    with opened(warehouse), connect(settings, Clock(now)) as client:
         for sid in sids:
             try:
                 found.append(client.fetch(sid))
@@ -93,15 +118,17 @@ def fetch_attempts(settings: Settings, sids: Iterable[str], now: datetime) -> tu
                 missing.append(sid)
         if not found:
             raise Failure(not_there(missing))
-        attempts = pa.concat_tables([page.attempts for page in found])
+        attempts = latest(pa.concat_tables([page.attempts for page in found]))
         rejected = pa.concat_tables([page.rejected for page in found])
         warehouse.load(Package(attempts, rejected))
-        _warn_of_rejected(rejected.num_rows)
+        outcome = Outcome(client.counts, rejected=rejected.num_rows)
+        outcome.finish(warehouse)
     return attempts.num_rows, missing
 
 
 @contextmanager
-def _mindful_of_expiry(settings: Settings, now: datetime) -> Iterator[None]:
+def mindful_of_expiry(settings: Settings, now: datetime) -> Iterator[None]:
+    """A run that fails in here says so if it must not go on like that for long."""
     try:
         yield
     except Failure:
@@ -109,15 +136,6 @@ def _mindful_of_expiry(settings: Settings, now: datetime) -> Iterator[None]:
             with suppress(Failure):  # the one on its way is what matters
                 warn_of_expiry(windows_read(Warehouse(settings), settings, now), now)
         raise
-
-
-def _warn_of_rejected(rows: int) -> None:
-    if rows:
-        log.warning(
-            "%s rows that Twilio listed are no attempts: they have no usable sid or date_created, "
-            "see twilio_verify.rejected_attempts",
-            f"{rows:,}",
-        )
 
 
 def not_there(sids: Iterable[str]) -> str:
@@ -128,31 +146,34 @@ def not_there(sids: Iterable[str]) -> str:
 
 
 @contextmanager
-def updated(settings: Settings) -> Iterator[Warehouse]:
-    """A warehouse to load into, rid of what an earlier run left; published afterwards."""
-    credentials, warehouse = require_credentials(settings), Warehouse(settings)
-    with warehouse.opened():
+def opened(warehouse: Warehouse, patient: bool = False) -> Iterator[None]:
+    """The warehouse to load into: of this account, rid of what an interrupted run left."""
+    credentials = require_credentials(warehouse.settings)
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what pages no longer need
+    with warehouse.opened(patient):
         warehouse.finish_pending()
         warehouse.check_account(credentials.account_sid)
-        yield warehouse
-        warehouse.apply_views()
-        warehouse.publish()
+        yield
 
 
 def due(settings: Settings, now: datetime) -> list[Due]:
-    """What a sync at `now` would read. Asks the Summary once a slice; stores no attempt."""
+    """What a sync at `now` would read. Asks the Summary once a window; stores no attempt."""
     credentials, warehouse = require_credentials(settings), Warehouse(settings)
     warehouse.check_account(credentials.account_sid)
-    found = []
-    with connect(settings, Clock(now)) as client:
-        read = windows_read(warehouse, settings, now)
-        for piece in slices(plan(read, settings.revisit_after, now)):
-            attempts = None
-            if settings.filters.are_summarised:
-                attempts = client.summary(piece.after, piece.before, settings.filters).attempts
-            requests = max(1, ceil((attempts or 0) / settings.page_size))
-            found.append(Due(piece, attempts, requests))
-    return found
+    windows = plan(windows_read(warehouse, settings, now), settings.revisit_after, now)
+    with (
+        connect(settings, Clock(now)) as client,
+        sizing(client, settings, warehouse.rate(now)) as sized,
+    ):
+        pieces = sized.measured(windows, every=True)
+        return [
+            Due(
+                piece.window,
+                piece.attempts,
+                sized.requests([piece]) + sized.asks(piece.window),
+            )
+            for piece in pieces
+        ]
 
 
 def limit_seconds(requests: int, per_minute: int) -> int:
@@ -171,6 +192,10 @@ def connect(settings: Settings, clock: Clock) -> Client:
         Pacer(settings.requests_per_minute, settings.requests_log),
         settings.give_up_after.total_seconds(),
     )
+
+
+def sizing(client: Client, settings: Settings, rate: float | None = None) -> Sizing:
+    return Sizing(client, settings.filters, settings.concurrency, rate)
 
 
 def windows_read(warehouse: Warehouse, settings: Settings, now: datetime) -> WindowsRead:

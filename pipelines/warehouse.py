@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from pipelines.errors import Failure, Misuse, advised, first_line
 from pipelines.interrupt import held
 from pipelines.reading import Package
 from pipelines.recovery import (
+    NEWEST,
     OFFLINE,
     SCHEMA,
     Connection,
     Damaged,
     Foreign,
+    Locked,
     T,
     ask,
     copied,
@@ -43,7 +46,7 @@ from pipelines.recovery import (
     unusable,
 )
 from pipelines.settings import Settings
-from pipelines.source import TABLES, loaded, windows_read_sql
+from pipelines.source import TABLES, loaded, rate_sql, windows_read_sql
 from pipelines.views import create_views
 from pipelines.windows import RETENTION, WindowsRead
 
@@ -55,6 +58,20 @@ _LOADING = {
     "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
     "threads": 1,  # a second one costs more than it brings for packages of this size
 }
+
+# A load package that brought more than windows in which there was nothing.
+_UNPUBLISHED = f"""
+    select load_id from {SCHEMA}._dlt_loads
+    where
+        rowid > coalesce(
+            (select max(rowid) from {SCHEMA}._dlt_loads where load_id = '{{newest}}'), -1
+        )
+        and (
+            load_id not in (select _dlt_load_id from {SCHEMA}.windows_read)
+            or load_id in (select _dlt_load_id from {SCHEMA}.windows_read where attempts > 0)
+            or load_id in (select _dlt_load_id from {SCHEMA}.rejected_attempts)
+        )
+"""
 
 # As a power cut leaves it: files that are empty, or not there.
 _OF_A_DAMAGED_FOLDER = (ValueError, KeyError, FileNotFoundError, DltException)
@@ -77,14 +94,20 @@ class Warehouse:
         self._working_folder = settings.directory / "dlt"
         self._connection: Connection | None = None
         self._dlt_connection: Connection | None = None
+        self._known: list[tuple[Any, ...]] | None = None  # the newest load that we know of
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
-        """One run at a time, on files that hold everything or are rebuilt."""
-        with self._locked():
+    def opened(self, patient: bool = False) -> Iterator[None]:
+        """One run at a time, on files that hold everything or are rebuilt.
+
+        `patient`, it waits for as long as another run lasts; else that is a Failure.
+        """
+        with self._locked(patient):
             recover(self.loading, self.published)
             try:
                 with self._connected():
+                    if self._known is None:
+                        self._known = self._loads()
                     yield
             except (Failure, duckdb.Error) as error:
                 if not is_damage(error) or newest_load(self.published) is None:
@@ -95,12 +118,12 @@ class Warehouse:
                 ) from error
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, patient: bool = False) -> Iterator[None]:
         """A lock left behind by a dead process is no obstacle."""
         lock = FileLock(self.directory / "lock", timeout=0)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with lock:
+            with self._taken(lock, patient):
                 yield
         except Timeout:
             raise Failure(f"another run is using {self.directory}; try again later") from None
@@ -109,6 +132,15 @@ class Warehouse:
             raise Failure(f"{self.directory} cannot be used: {why}") from error
         except duckdb.Error as error:
             raise unusable(self.loading, error) from error
+
+    def _taken(self, lock: FileLock, patient: bool) -> AbstractContextManager[object]:
+        try:
+            return lock.acquire()
+        except Timeout:
+            if not patient:
+                raise
+        log.info("waiting until another run has done with %s", self.directory)
+        return lock.acquire(timeout=-1)
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
@@ -197,14 +229,36 @@ class Warehouse:
         shutil.rmtree(self._working_folder)
 
     def load(self, package: Package) -> None:
-        """Loads rows and the record of their windows together, or neither."""
+        """Loads rows and the record of their windows together, or neither.
+
+        Where another run has loaded since the rows were read, it may have later readings of some.
+        """
         complete = self._tables() >= {"attempts", *TABLES}
+        if complete and self.has_changed():
+            package = self._not_older(package)
         try:
             with held():
                 self.pipeline.run(loaded(package, materialize=not complete))
         except PipelineStepFailed as error:
             raise Failure(f"loading failed: {advised(_why(error))}") from error
         _forget_loaded(Path(self.pipeline.working_dir))
+        self._known = self._loads()
+
+    def has_changed(self) -> bool:
+        """Whether another run has loaded anything since this one was opened or has loaded."""
+        return self._known != self._loads()
+
+    def _loads(self) -> list[tuple[Any, ...]]:
+        return self._rows(NEWEST)
+
+    def _not_older(self, package: Package) -> Package:
+        self.connection.register("package", package.attempts)
+        older = self._rows(
+            f"select sid from package join {SCHEMA}.attempts as stored using (sid)"
+            " where stored.read_at > package.read_at"
+        )
+        self.connection.unregister("package")
+        return package.without([sid for (sid,) in older])
 
     def require(self) -> None:
         """Raises Failure before the first sync."""
@@ -235,11 +289,32 @@ class Warehouse:
         query = windows_read_sql(account_sid, filters_hash, since, f"{SCHEMA}.")
         return self._ask(query, _as_windows_read, WindowsRead.of(()))
 
+    def rate(self, now: datetime) -> float | None:
+        """The most attempts a second that a window of the last 30 days has; None before any."""
+        query = rate_sql(self.settings.filters.hash, now - RETENTION, f"{SCHEMA}.")
+        return next((rate for (rate,) in self._rows(query)), None)
+
     def apply_views(self) -> None:
         """Creates `settings` and every view of `sql/` anew, in one transaction."""
         self.connection.begin()
         create_views(self.connection, self.settings)
         self.connection.commit()
+
+    def why_not_publish(self, every: timedelta = timedelta()) -> str | None:
+        """Why the published file can stay as it is; None if it is to be made anew."""
+        try:
+            newest = newest_load(self.published)
+        except Locked:  # by someone who writes into it, for nothing
+            return None
+        if newest is None:
+            return None
+        if not self._rows(_UNPUBLISHED.format(newest=newest)):
+            return "nothing new to publish"
+        age = timedelta(seconds=time.time() - self.published.stat().st_mtime)
+        if timedelta() <= age < every:
+            minutes = age // timedelta(minutes=1)
+            return f"not published, because that was done {minutes} min ago (publish_every)"
+        return None
 
     def publish(self) -> None:
         """Replaces `verify.duckdb` by a compact copy at once; who has it open keeps the old one."""

@@ -8,6 +8,7 @@ sync, outage, crash, changed schedule and restored backup need no rule of their 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -20,7 +21,6 @@ RETENTION = timedelta(days=30)  # the API lists attempts of the last 30 days onl
 SETTLED_AFTER = timedelta(days=3)  # 24 h code validity, slow receipts and 24 h for the price
 DEFAULT_SCHEDULE = (timedelta(minutes=15), timedelta(hours=26), timedelta(days=3))
 LAST_CALL = timedelta(days=1)  # before the end of retention
-SLICE = timedelta(days=1)
 SECOND = timedelta(seconds=1)  # the resolution of the API's dates
 
 Ints = NDArray[np.int64]
@@ -92,14 +92,19 @@ def lost(read: WindowsRead, age: timedelta, now: datetime) -> list[Window]:
     return _windows(_uncovered(gone, read.after, served))
 
 
-def slices(windows: Iterable[Window], length: timedelta = SLICE) -> Iterator[Window]:
-    """The windows in pieces no longer than `length`, in order."""
-    for window in windows:
-        after = window.after
-        while after < window.before:
-            before = min(after + length, window.before)
-            yield Window(after, before)
-            after = before
+def remaining(read: WindowsRead, window: Window, since: datetime) -> list[Window]:
+    """What of `window` was not read since then."""
+    lately = read.read_at >= _seconds(since)
+    whole = _seconds(window.after), _seconds(window.before)
+    return _windows(_uncovered(whole, read.after[lately], read.before[lately]))
+
+
+def cut(window: Window, parts: int) -> list[Window]:
+    """The window in so many parts of one length, to the second; in fewer if it has no more."""
+    after, before = _seconds(window.after), _seconds(window.before)
+    parts = min(parts, before - after)
+    edges = [_instant(after + (before - after) * part // parts) for part in range(parts + 1)]
+    return [Window(*edges) for edges in itertools.pairwise(edges)]
 
 
 def _ages(schedule: Sequence[timedelta], interval: int) -> Iterator[tuple[int, int]]:

@@ -8,9 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,20 @@ import duckdb
 import hypothesis
 import pytest
 
+from pipelines import reading, sizing
 from pipelines.__main__ import main
+from pipelines.client import Client
+from pipelines.clock import Clock
 from pipelines.credentials import Credentials
+from pipelines.reading import packages
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Faults, Limits, Switches
 from pipelines.settings import Settings
-from pipelines.sync import Outcome, sync, windows_read
+from pipelines.sizing import Slice
+from pipelines.sync import Outcome, connect, sync, windows_read
 from pipelines.warehouse import Warehouse
-from pipelines.windows import LAST_CALL, RETENTION, Window, plan, slices
+from pipelines.windows import LAST_CALL, RETENTION, Window, plan
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=timezone.utc)
@@ -43,6 +48,7 @@ NESTED = {
 OURS = ("TWILIO_", "SOURCES__", "WAREHOUSE__")
 
 Row = dict[str, Any]
+Reads = list[reading.SliceRead]
 Capture = pytest.CaptureFixture[str]
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a shared machine may stall
@@ -103,6 +109,8 @@ def environment_of(world: World) -> dict[str, str]:
     return {
         "SOURCES__TWILIO_VERIFY__BASE_URL": world.settings.base_url,
         "SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE": str(PACELESS),
+        "SOURCES__TWILIO_VERIFY__CONCURRENCY": str(world.settings.concurrency),
+        "SOURCES__TWILIO_VERIFY__PAGE_SIZE": str(world.settings.page_size),
         "TWILIO_ACCOUNT_SID": world.sandbox.account_sid,
         "TWILIO_AUTH_TOKEN": world.sandbox.auth_token,
         "WAREHOUSE__DIR": str(world.settings.directory),
@@ -126,16 +134,43 @@ def run_in_process(
     )  # fmt: skip
 
 
-def due_slices(world: World) -> list[Window]:
+def slice_small(change: Callable[[Any, str, int], None] = setattr) -> None:
+    """About 25 slices for 2,000 attempts at 100 a page, in packages of up to 8 pages."""
+    for module, name, value in (
+        (sizing, "MOST_PAGES", 2),
+        (sizing, "USUAL_PAGES", 1),
+        (sizing, "FEWEST_PAGES", 1),
+        (reading, "MOST_PAGES", 2),
+        (reading, "PACKAGE_PAGES", 8),
+    ):
+        change(module, name, value)
+
+
+@pytest.fixture
+def in_slices(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The world, of which a first sync reads many slices."""
+    slice_small(monkeypatch.setattr)
+    world.settings = replace(world.settings, page_size=100)
+    return world
+
+
+def read_windows(world: World, windows: Iterable[Window], client: Client | None = None) -> Reads:
+    """Each as one slice."""
+    client = client or connect(world.settings, Clock(world.now))
+    groups = packages(client, (Slice(window, None, 1) for window in windows))
+    return [read for group in groups for read in group]
+
+
+def due_windows(world: World) -> list[Window]:
     """What a sync would read."""
     read = windows_read(Warehouse(world.settings), world.settings, world.now)
-    return list(slices(plan(read, world.settings.revisit_after, world.now)))
+    return plan(read, world.settings.revisit_after, world.now)
 
 
 def nothing_is_due(world: World) -> bool:
     """But perhaps a later last call, see the planner's tests."""
     last_day = world.now - RETENTION + LAST_CALL
-    return all(piece.before <= last_day for piece in due_slices(world))
+    return all(piece.before <= last_day for piece in due_windows(world))
 
 
 def is_whole(attempt: Row) -> bool:

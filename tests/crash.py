@@ -27,12 +27,18 @@ from typing import Any
 import dlt
 from dlt.destinations.job_client_impl import SqlLoadJob
 
-from pipelines import reading
 from pipelines.__main__ import entry
 from pipelines.interrupt import INTERRUPTED
 from pipelines.transport import Transport
 from pipelines.warehouse import Warehouse
-from tests.conftest import Row, World, nothing_is_due, run_in_process, serving
+from tests.conftest import (
+    Row,
+    World,
+    nothing_is_due,
+    run_in_process,
+    serving,
+    slice_small,
+)
 
 # Where a run is, by the function that it is in; in the order in which it gets there.
 PHASES: dict[str, tuple[type, str]] = {
@@ -45,12 +51,11 @@ PHASES: dict[str, tuple[type, str]] = {
     "publishing": (Warehouse, "publish"),
 }
 SENT = "signalled\n"
-ROWS = 300  # a package, so that a run has several
 
 
 def child(now: str, phase: str, call: str, delay: str, number: str, *argv: str) -> None:
     """The process that is killed."""
-    reading.PACKAGE_ROWS = ROWS
+    slice_small()
     took: dict[str, list[float]] = defaultdict(list)
 
     def enter(name: str) -> None:
@@ -100,6 +105,8 @@ class Trial:
     published: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
+        for twin in (self.world, self.twin):
+            twin.settings = replace(twin.settings, page_size=100)  # several packages a run
         self.random = random.Random(self.seed)
         self.took: dict[str, list[float]] = {}
 
@@ -154,6 +161,7 @@ class Trial:
 
 def kill_many(number: int) -> Trial:
     """Kills at least so many syncs, in all phases; every twelve times from an empty folder."""
+    slice_small()
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "0") as world:
         trial = Trial(world, World(world.sandbox, world.settings))
         for round_ in itertools.count():

@@ -32,7 +32,8 @@ from pipelines.sandbox.render import Renderer
 from pipelines.sandbox.sends import DAY
 from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Switches
-from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, Window, WindowsRead, plan, slices
+from pipelines.sizing import MOST_PAGES
+from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, Window, WindowsRead, plan
 from tests.conftest import as_columns, environment_of, serving
 
 START = datetime(2026, 8, 24, tzinfo=timezone.utc)
@@ -149,6 +150,7 @@ class Planned:
         self.read = WindowsRead.of(())
         self.reads = np.zeros(len(quarter.created), dtype=np.int64)
         self.requests = 0
+        self.rates: list[tuple[datetime, float]] = []
         self.unmerged: list[tuple[np.ndarray, int]] = []
         self.connection = duckdb.connect()
 
@@ -164,10 +166,15 @@ class Planned:
         return Spent(self.requests, int(self.reads.sum()), wrong, int(self.reads.max()))
 
     def _sync(self, now: datetime) -> None:
-        pieces = list(slices(plan(self.read, DEFAULT_SCHEDULE, now)))
+        pieces, oldest = plan(self.read, DEFAULT_SCHEDULE, now), now - RETENTION
+        known = [rate for before, rate in self.rates if before > oldest]
+        self.rates = [(before, rate) for before, rate in self.rates if before > oldest]
         for piece in pieces:
             places = self._listed(piece, int(now.timestamp()))
+            length = (piece.before - piece.after).total_seconds()
+            self.requests += not known or max(known) * length > MOST_PAGES * PAGE  # the Summary
             self.requests += max(1, math.ceil(len(places) / PAGE))
+            self.rates.append((piece.before, len(places) / length))
             self.reads[places] += 1
             if len(places):
                 self.unmerged.append((places, int(now.timestamp())))

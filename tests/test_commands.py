@@ -20,7 +20,7 @@ from tests.conftest import NOW, REPOSITORY, Capture, World, refused
 def test_sync_then_sql(configured: World, capfd: Capture) -> None:
     assert main(["sync"], now=NOW) == 0
     said = capfd.readouterr()
-    assert "attempts in 30 slices with 30 requests" in said.out
+    assert "attempts in 1 slice with 3 requests" in said.out
     assert str(configured.settings.published) in said.out
     assert main(["sql", "from daily_conversion limit 5"], now=NOW) == 0
     assert "created_date" in capfd.readouterr().out
@@ -194,13 +194,13 @@ def test_views_are_applied_again_with_new_settings(
 def test_dry_run_says_what_is_due(configured: World, capfd: Capture) -> None:
     assert main(["sync", "--dry-run"], now=NOW) == 0
     lines = capfd.readouterr().out.splitlines()
-    assert len(lines) == 32
-    assert "30 slices, 30 requests; after the 30 of this dry run the rate limit" in lines[-1]
+    assert len(lines) == 3
+    assert "1 window, 3 requests; after the 1 of this dry run the rate limit" in lines[-1]
     assert not configured.settings.published.exists()
     main(["sync"], now=NOW)
     capfd.readouterr()
     assert main(["sync", "--dry-run"], now=NOW) == 0
-    assert capfd.readouterr().out.startswith("due: 0 attempts in 0 slices")
+    assert capfd.readouterr().out.startswith("due: 0 attempts in 0 windows")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import World
+from tests.conftest import World, slice_small
 from tests.crash import PHASES, Trial
 
 MakeWorld = Callable[..., World]
@@ -17,7 +17,8 @@ Break = Callable[[Path], object]
 
 
 @pytest.fixture
-def trial(make_world: MakeWorld, tmp_path: Path) -> Trial:
+def trial(make_world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
+    slice_small(monkeypatch.setattr)
     world = make_world(attempts=1_500)
     settings = replace(world.settings, directory=tmp_path / "twin")
     trial = Trial(world, World(world.sandbox, settings))

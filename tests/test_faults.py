@@ -20,9 +20,10 @@ import pytest
 from pipelines import pacing, retries
 from pipelines.__main__ import main
 from pipelines.sandbox.faults import _ODD, KINDS
+from pipelines.sandbox.server import Request
 from pipelines.sandbox.switches import Limits
 from pipelines.sync import sync
-from tests.conftest import REPOSITORY, World, busiest
+from tests.conftest import REPOSITORY, World, busiest, slice_small
 
 MakeWorld = Callable[..., World]
 QUIET = Limits(requests=0, retry_after="none")
@@ -51,7 +52,8 @@ class Operator:
             "TWILIO_AUTH_TOKEN": sandbox.auth_token,
             "WAREHOUSE__DIR": str(world.settings.directory),
         }
-        settings = {"base_url": sandbox.url, "requests_per_minute": 100_000, **settings}
+        paceless = {"requests_per_minute": 100_000, "concurrency": 4}
+        settings = {"base_url": sandbox.url, **paceless, **settings}
         for name, value in settings.items():
             environment[f"SOURCES__TWILIO_VERIFY__{name.upper()}"] = str(value)
         with self._monkeypatch.context() as patch:
@@ -90,6 +92,10 @@ def holds_the_truth(world: World) -> bool:
     return bool(counted["n"] == counted["sids"] == len(world.truth()))
 
 
+def asked(request: Request) -> tuple[str, str]:
+    return request.parameters["DateCreatedAfter"], request.parameters["DateCreatedBefore"]
+
+
 # --- requests that fail
 
 
@@ -110,7 +116,7 @@ def test_it_waits_as_long_as_a_throttled_answer_says(
 ) -> None:
     limits = Limits(requests=20, seconds=3, retry_after=form)
     world = make_world(limits=limits)
-    assert operator.run(world, "sync") == 0
+    assert operator.run(world, "sync", page_size=70, concurrency=2) == 0
     assert holds_the_truth(world)
     throttled = [request.at for request in world.sandbox.log if request.status == 429]
     assert 1 <= len(throttled) <= 4  # each of two readers once or twice: no hammering
@@ -119,8 +125,8 @@ def test_it_waits_as_long_as_a_throttled_answer_says(
 def test_an_outage_is_waited_out_and_large_pages_come_back(
     make_world: MakeWorld, operator: Operator
 ) -> None:
-    world = make_world(outage=0.7, limits=QUIET)
-    assert operator.run(world, "sync") == 0
+    world = make_world(attempts=40_000, outage=0.7, limits=QUIET)
+    assert operator.run(world, "sync", concurrency=2) == 0
     assert holds_the_truth(world)
     log = world.sandbox.log
     recovered = [request.parameters["PageSize"] for request in log if request.status == 200]
@@ -143,17 +149,21 @@ def test_an_outage_that_lasts_ends_the_run_and_loses_nothing(
 
 
 def test_a_run_that_fails_keeps_the_slices_it_has_read(
-    make_world: MakeWorld, operator: Operator
+    make_world: MakeWorld, operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    slice_small(monkeypatch.setattr)
     world = make_world()
     failing, log = world.sandbox.failing, world.sandbox.log
     usual = failing.draw
-    failing.draw = lambda at: "503" if len(log) >= 12 else usual(at)  # type: ignore[method-assign]
-    assert operator.run(world, "sync", give_up_after="1s") == 1
+    failing.draw = lambda at: "503" if len(log) >= 30 else usual(at)  # type: ignore[method-assign]
+    assert operator.run(world, "sync", give_up_after="1s", page_size=100) == 1
     failing.draw = usual  # type: ignore[method-assign]
-    assert operator.run(world, "sync") == 0
-    assert "in 18 slices" in operator.told
+    complete = {asked(r) for r in log if r.status == 200 and "PageSize" in r.parameters}
+    assert operator.run(world, "sync", page_size=100) == 0, operator.told
     assert holds_the_truth(world)
+    read = world.query("select attempts from twilio_verify.windows_read")
+    assert 5 < len(complete) < len(read)
+    assert sum(row["attempts"] for row in read) == len(world.truth())  # none of it twice
 
 
 @pytest.mark.parametrize("limit", [400, 50])
@@ -165,7 +175,7 @@ def test_a_page_that_is_too_large_is_made_smaller(
     assert holds_the_truth(world)
     log = world.sandbox.log
     tried = Counter(int(r.parameters["PageSize"]) for r in log if r.status == 500)
-    slices = len({r.parameters["DateCreatedAfter"] for r in log})
+    slices = len({r.parameters["DateCreatedAfter"] for r in log if "PageSize" in r.parameters})
     largest = {s: n for s, n in tried.items() if s > limit}
     assert tried == largest  # nothing else failed
     # Three times each size, and each slice begins with the full one again.
@@ -197,7 +207,7 @@ def test_an_answer_that_stays_ends_the_run_at_once(
     make_world: MakeWorld, operator: Operator, kind: str, code: int, said: str
 ) -> None:
     world = make_world(fail=kind, fail_rate=1.0)
-    assert operator.run(world, "sync") == code
+    assert operator.run(world, "sync", concurrency=2) == code
     assert said in operator.told
     assert "RQ0" in operator.told
     assert len(world.sandbox.log) <= 4  # two readers, none of which asks again
@@ -220,7 +230,7 @@ def test_tokens_that_are_always_refused_end_the_run(
     make_world: MakeWorld, operator: Operator
 ) -> None:
     world = make_world(refused_tokens=10**6, limits=QUIET)
-    assert operator.run(world, "sync", page_size=50) == 1
+    assert operator.run(world, "sync", page_size=50, concurrency=2) == 1
     assert "PageToken (code 60200" in operator.told
     assert len(world.sandbox.log) < 30
     assert not world.settings.published.exists()
@@ -240,7 +250,7 @@ def test_a_chain_that_misleads_ends_the_run(
     make_world: MakeWorld, operator: Operator, wrong: str, said: str
 ) -> None:
     world = make_world(attempts=6_000, next_page=wrong)
-    assert operator.run(world, "sync", page_size=50) == 1
+    assert operator.run(world, "sync", page_size=50, concurrency=2) == 1
     assert said in operator.told
     assert not world.settings.published.exists()
     assert len(world.sandbox.log) < 15
@@ -278,7 +288,8 @@ def test_a_filter_that_the_api_ignores_ends_the_run(
 ) -> None:
     world = make_world(ignored=parameter)
     settings = {setting: a_value(world, column)} if setting and column else {}
-    assert operator.run(world, "sync", **settings) == 1
+    assert operator.run(world, "sync", page_size=50, **settings) == 1
+    assert len(world.sandbox.log) < 60
     assert parameter in operator.told
     assert "ignores" in operator.told
     assert not world.settings.published.exists()
@@ -296,7 +307,7 @@ def test_another_clock_ends_the_run_and_records_nothing(
     assert "clock" in operator.told
     world = make_world()
     assert operator.run(world, "sync") == 0
-    assert world.query("select count(*) as n from twilio_verify.windows_read") == [{"n": 30}]
+    assert world.query("select count(*) as n from twilio_verify.windows_read") == [{"n": 1}]
     assert holds_the_truth(world)
 
 
@@ -378,7 +389,7 @@ def test_commands_one_after_the_other_share_the_limit(
     monkeypatch.setattr(pacing, "WINDOW", 5.0)
     world = make_world(limits=Limits(requests=40, seconds=5))
     for argv in (["sync", "--dry-run"], ["list"], ["sync"], ["sync", "--dry-run"], ["list"]):
-        assert operator.run(world, *argv, requests_per_minute=40) == 0
+        assert operator.run(world, *argv, requests_per_minute=40, page_size=35) == 0
     log = world.sandbox.log
     assert len(log) > 60
     assert {request.status for request in log} == {200}

@@ -26,7 +26,9 @@ _NUMBERS = re.compile(r" *\d+")
 def comparable(command: str, output: str) -> str:
     """Without what depends on the machine: how long it took, and so the edges of what is due."""
     output = _SECONDS.sub("1.0 s", output).strip()
-    return _NUMBERS.sub(" 1", output) if command.startswith("make sync") else output
+    return (
+        _NUMBERS.sub(" 1", output) if command.startswith(("make sync", "make backfill")) else output
+    )
 
 
 def console_blocks() -> Iterator[tuple[str, str]]:
@@ -82,6 +84,7 @@ def test_every_make_target_it_names_exists() -> None:
         "demo",
         "test",
         "sync",
+        "backfill",
         "list",
         "fetch",
         "sql",
@@ -94,7 +97,7 @@ def test_every_make_target_it_names_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "sync", "list", "fetch", "sql", "views", "restore", "sandbox"]
+    "target", ["demo", "sync", "backfill", "list", "fetch", "sql", "views", "restore", "sandbox"]
 )
 def test_a_make_target_runs_the_command_of_its_name(target: str) -> None:
     command = ["make", "-n", target, "ARGS=--some-option", "QUERY=select 1"]

@@ -20,14 +20,22 @@ import duckdb
 import pytest
 
 from pipelines.__main__ import main
-from pipelines.clock import Clock
 from pipelines.credentials import Credentials
 from pipelines.errors import Failure, Misuse
-from pipelines.reading import Package, fetch
+from pipelines.reading import Package
 from pipelines.source import loaded
-from pipelines.sync import connect, due
+from pipelines.sync import due
 from pipelines.warehouse import Warehouse
-from tests.conftest import NOW, Capture, World, due_slices, nothing_is_due, refused, run_in_process
+from tests.conftest import (
+    NOW,
+    Capture,
+    World,
+    due_windows,
+    nothing_is_due,
+    read_windows,
+    refused,
+    run_in_process,
+)
 
 MakeWorld = Callable[..., World]
 Break = Callable[[Path], object]
@@ -123,11 +131,11 @@ def test_what_was_loaded_but_not_published_is_due_again(world: World) -> None:
     world.sync()
     old = world.settings.published.read_bytes()
     world.move(hours=3)
-    expected = due_slices(world)
+    expected = due_windows(world)
     world.sync()
     world.settings.published.write_bytes(old)
     (world.settings.directory / "loading.duckdb").unlink()
-    assert due_slices(world) == expected  # as a dry run tells it, before anything is rebuilt
+    assert due_windows(world) == expected  # as a dry run tells it, before anything is rebuilt
     assert world.sync().slices == len(expected)
     assert world.stored().keys() == world.truth(NOW).keys() | world.truth().keys()
 
@@ -260,11 +268,11 @@ def test_a_package_loaded_in_part_into_a_file_that_is_gone(
     loading, older = world.settings.directory / "loading.duckdb", tmp_path / "older.duckdb"
     shutil.copy(loading, older)
     world.move(days=4)
-    expected = len(due_slices(world))
+    expected = len(due_windows(world))
     warehouse = Warehouse(world.settings)
-    pieces = due_slices(world)
-    with warehouse.opened(), connect(world.settings, Clock(world.now)) as client:
-        package = Package.of(list(fetch(client, pieces)))
+    pieces = due_windows(world)
+    with warehouse.opened():
+        package = Package.of(read_windows(world, pieces))
         warehouse.pipeline.extract(loaded(package, materialize=False))
         warehouse.pipeline.normalize()
     (job,) = world.settings.directory.glob(f"dlt/**/new_jobs/{table}.*.parquet")
@@ -358,13 +366,13 @@ def test_restore_starts_again_from_a_backup(
     backup, older = tmp_path / "backup.duckdb", configured.stored()
     shutil.copy(configured.settings.published, backup)
     configured.move(hours=50)
-    lost = due_slices(configured)
+    lost = due_windows(configured)
     configured.sync()
     newer = configured.stored()
     assert main(["restore", str(backup)]) == 0
     assert "set-aside" in capsys.readouterr().out
     assert configured.stored() == older
-    assert due_slices(configured) == lost
+    assert due_windows(configured) == lost
     configured.sync()
     assert configured.stored() == newer
     assert main(["restore", str(backup)]) == 0

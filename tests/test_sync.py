@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
@@ -15,15 +15,14 @@ import duckdb
 import pytest
 
 from pipelines import reading
-from pipelines.clock import Clock
 from pipelines.credentials import Credentials
-from pipelines.errors import Failure, Misuse
-from pipelines.reading import Package, SliceRead, fetch, packages
+from pipelines.errors import Misuse
+from pipelines.reading import Package, SliceRead
 from pipelines.source import TABLES, loaded, twilio_verify
-from pipelines.sync import connect, due
+from pipelines.sync import due
 from pipelines.warehouse import Warehouse
-from pipelines.windows import WindowsRead
-from tests.conftest import NOW, World, due_slices
+from pipelines.windows import WindowsRead, cut
+from tests.conftest import NOW, World, due_windows, read_windows
 
 MakeWorld = Callable[..., World]
 ANSWERS = [
@@ -106,12 +105,10 @@ def test_attempts_that_appear_late_are_found_by_the_first_revisit(make_world: Ma
 
 def test_of_doubles_in_one_load_the_last_read_stays(world: World) -> None:
     """Two reads of the same window in one package, the later one first: the later one counts."""
-    windows = due_slices(world)[-3:]
-    client = connect(world.settings, Clock(world.now))
-    early = list(fetch(client, windows))
+    windows = cut(due_windows(world)[0], 10)[-3:]
+    early = read_windows(world, windows)
     world.move(hours=3)
-    late_client = connect(world.settings, Clock(world.now))
-    late = list(fetch(late_client, windows))
+    late = read_windows(world, windows)
     warehouse = Warehouse(world.settings)
     with warehouse.opened():
         warehouse.load(Package.of([*late, *early]))
@@ -133,43 +130,31 @@ def test_an_empty_account_creates_every_table_and_view(make_world: MakeWorld) ->
     assert {"price__value", "channel_data__to", "extra", "read_at"} <= columns
 
 
-def test_packages_are_loaded_oldest_first_and_small(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reading, "PACKAGE_ROWS", 300)
-    outcome = world.sync()
-    loads = world.query(
+def test_packages_are_loaded_oldest_first_and_small(in_slices: World) -> None:
+    outcome = in_slices.sync()
+    loads = in_slices.query(
         "select _dlt_load_id, min(created_after) as first, max(created_before) as last,"
-        " sum(attempts) as attempts from twilio_verify.windows_read group by 1 order by 1"
+        " sum(pages) as pages from twilio_verify.windows_read group by 1 order by 1"
     )
     assert outcome.packages == len(loads) > 3
     assert all(a["last"] == b["first"] for a, b in pairwise(loads))
-    assert all(load["attempts"] < 300 + 150 for load in loads)
-    assert world.stored() == world.truth()
+    assert all(load["pages"] <= reading.PACKAGE_PAGES for load in loads)
+    assert in_slices.stored() == in_slices.truth()
 
 
-@pytest.mark.parametrize("end", [Failure("no answer"), KeyboardInterrupt()])
-def test_what_is_complete_is_loaded_before_a_failure_ends_the_run(
-    world: World, end: BaseException
-) -> None:
-    def reads() -> Iterator[SliceRead]:
-        yield from package
-        raise end
-
-    package = _package(world)[:3]
-    found = packages(reads())
-    assert next(found) == package
-    with pytest.raises(type(end)):
-        next(found)
-
-
-def test_a_pending_package_is_finished_first(world: World) -> None:
+def test_a_pending_package_is_finished_first(in_slices: World) -> None:
+    world = in_slices
     warehouse, package = Warehouse(world.settings), _package(world)
     with warehouse.opened():
         warehouse.pipeline.extract(loaded(Package.of(package)))
         warehouse.pipeline.normalize()
-    outcome = world.sync()
-    assert outcome.slices == 30 - len(package)  # what it held is not read again
+    with_it = {read.record()["created_after"] for read in package}
+    world.sync()
+    read = world.query(
+        "select created_after, count(*) as reads from twilio_verify.windows_read group by 1"
+    )
+    assert with_it < {row["created_after"] for row in read}
+    assert {row["reads"] for row in read} == {1}  # what it held is not read again
     assert world.stored() == world.truth()
 
 
@@ -186,7 +171,7 @@ def test_a_package_that_cannot_be_loaded_is_given_up_and_read_again(
         outcome = world.sync()
     assert "given up" in caplog.text
     assert not list(world.settings.directory.glob("dlt/**/attempts.*"))  # it holds phone numbers
-    assert outcome.slices == 30
+    assert outcome.attempts == len(world.truth())
     assert world.stored() == world.truth()
 
 
@@ -195,7 +180,7 @@ def test_windows_of_an_incomplete_package_do_not_count(world: World) -> None:
     assert due(world.settings, world.now) == []
     with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
         connection.execute("delete from twilio_verify._dlt_loads")
-    assert len(due(world.settings, world.now)) == 30
+    assert len(due(world.settings, world.now)) == 1
 
 
 def test_a_dry_run_tells_the_cost_and_changes_nothing(make_world: MakeWorld) -> None:
@@ -204,11 +189,11 @@ def test_a_dry_run_tells_the_cost_and_changes_nothing(make_world: MakeWorld) -> 
     assert [file.name for file in world.settings.directory.iterdir()] == ["requests.sqlite"]
     before = len(world.sandbox.log)
     outcome = world.sync()
-    requests = sum(piece.requests for piece in found)
-    assert len(world.sandbox.log) - before == outcome.pages
-    # The second's margin on each side may bring a slice to one more page than its count.
-    assert requests <= outcome.pages <= requests + 2
-    assert sum(piece.attempts for piece in found) == pytest.approx(outcome.attempts, abs=30)
+    (window,) = found
+    summaries = sum("Summary" in request.path for request in world.sandbox.log[before:])
+    assert len(world.sandbox.log) - before == outcome.pages + summaries
+    assert window.requests == pytest.approx(outcome.pages + summaries, abs=4)
+    assert window.attempts == pytest.approx(outcome.attempts, abs=30)
 
 
 def test_a_warehouse_belongs_to_one_account(world: World) -> None:
@@ -323,6 +308,4 @@ def test_windows_read_come_back_in_utc() -> None:
 
 
 def _package(world: World) -> list[SliceRead]:
-    windows = due_slices(world)[:10]
-    client = connect(world.settings, Clock(world.now))
-    return list(fetch(client, windows))
+    return read_windows(world, cut(due_windows(world)[0], 30)[:10])

@@ -13,13 +13,11 @@ import duckdb
 import pytest
 
 from pipelines import warehouse as module
-from pipelines.clock import Clock
 from pipelines.errors import Failure
-from pipelines.reading import Package, fetch
-from pipelines.sync import connect
+from pipelines.reading import Package
 from pipelines.views import sql_folder, view_files
 from pipelines.warehouse import Warehouse
-from tests.conftest import World, due_slices
+from tests.conftest import World, due_windows, read_windows
 
 READER = """
 import duckdb, sys
@@ -195,12 +193,12 @@ def test_a_second_run_is_turned_away(world: World) -> None:
 
 
 def test_a_warehouse_can_be_opened_again(world: World) -> None:
-    warehouse, client = Warehouse(world.settings), connect(world.settings, Clock(world.now))
-    windows = due_slices(world)[:2]
+    warehouse = Warehouse(world.settings)
+    windows = due_windows(world)[:2]
     for _ in range(2):
         with warehouse.opened():
             warehouse.finish_pending()
-            warehouse.load(Package.of(list(fetch(client, windows))))
+            warehouse.load(Package.of(read_windows(world, windows)))
     world.sync()
     assert world.stored() == world.truth()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
+from math import ceil
 
 import duckdb
 import pytest
@@ -25,9 +26,10 @@ from pipelines.windows import (
     SECOND,
     Window,
     WindowsRead,
+    cut,
     lost,
     plan,
-    slices,
+    remaining,
     unread,
 )
 
@@ -74,7 +76,7 @@ class History:
         self.true += run.after
         self.now = self.true + run.ahead
         self.windows = plan(WindowsRead.of(self.reads), self.schedule, self.now)
-        pieces = list(slices(self.windows))
+        pieces = [piece for window in self.windows for piece in cut(window, days(window))]
         for piece in pieces[: int(len(pieces) * run.complete)]:
             self.reads.append((piece.after, piece.before, self.now + timedelta(milliseconds=400)))
             for attempt in self.attempts:
@@ -83,6 +85,10 @@ class History:
 
     def reaches(self) -> datetime | None:
         return max((before for _, before, _ in self.reads), default=None)
+
+
+def days(window: Window) -> int:
+    return ceil((window.before - window.after) / DAY)
 
 
 def covers(windows: list[Window], instant: datetime) -> bool:
@@ -368,15 +374,38 @@ def test_a_window_counts_if_its_package_is_complete_and_its_filters_are_these(
     assert sorted(zip(*found, strict=True)) == sorted(zip(*wanted, strict=True))
 
 
+@given(seconds=st.integers(1, 5_000), parts=st.integers(1, 100))
+def test_parts_of_a_window_are_of_one_length_and_leave_nothing_out(
+    seconds: int, parts: int
+) -> None:
+    start = NOW.replace(microsecond=0)
+    window = Window(start, start + timedelta(seconds=seconds))
+    pieces = cut(window, parts)
+    assert len(pieces) == min(parts, seconds)
+    assert (pieces[0].after, pieces[-1].before) == (window.after, window.before)
+    assert all(one.before == other.after for one, other in pairwise(pieces))
+    lengths = {(piece.before - piece.after) // SECOND for piece in pieces}
+    assert max(lengths) - min(lengths) <= 1
+    assert min(lengths) >= 1
+
+
 @given(
-    days=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 70)), max_size=5),
-    length=st.integers(1, 30),
+    reads=st.lists(st.tuples(st.integers(-20, 60), st.integers(1, 30), st.integers(-5, 5))),
+    length=st.integers(1, 50),
 )
-def test_slices_partition_the_windows(days: list[tuple[int, int]], length: int) -> None:
-    windows = [Window(NOW + a * HOUR, NOW + (a + n) * HOUR) for a, n in days]
-    pieces = list(slices(windows, length * HOUR))
-    assert all(timedelta() < p.before - p.after <= length * HOUR for p in pieces)
-    assert sum((p.before - p.after for p in pieces), timedelta()) == sum(
-        (w.before - w.after for w in windows), timedelta()
-    )
-    assert all(any(w.after <= p.after and p.before <= w.before for w in windows) for p in pieces)
+def test_what_remains_is_just_what_was_not_read_since(
+    reads: list[tuple[int, int, int]], length: int
+) -> None:
+    start = NOW.replace(microsecond=0)
+    since = start + timedelta(days=2)
+    rows = [
+        (start + after * SECOND, start + (after + n) * SECOND, since + late * SECOND)
+        for after, n, late in reads
+    ]
+    window = Window(start, start + length * SECOND)
+    left = remaining(WindowsRead.of(rows), window, since)
+    for second in range(1, length + 1):
+        created = start + second * SECOND
+        was_read = any(after < created <= before and at >= since for after, before, at in rows)
+        assert covers(left, created) is not was_read
+    assert all(window.after <= w.after < w.before <= window.before for w in left)

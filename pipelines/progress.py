@@ -1,0 +1,143 @@
+"""How far a long run is: a bar on a terminal, a line a slice elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from math import ceil
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from pipelines.client import Client
+from pipelines.sizing import MOST_PAGES, Sizing, Slice
+from pipelines.windows import Window
+
+log = logging.getLogger("verify_sync")
+
+
+class Progress:
+    """Attempts read of the `total` that Twilio has counted; a context manager. Thread-safe.
+
+    Says nothing unless it is `shown`. Without a total (the Summary does not know every filter)
+    it says how much was read, not how much is left.
+    """
+
+    def __init__(
+        self, client: Client, total: int | None = None, shown: bool = False, requests: int = 0
+    ) -> None:
+        self._client, self._total, self._shown = client, total, shown
+        self._requests = requests
+        self._lock = threading.Lock()
+        self._began = time.monotonic()
+        self._done, self._slices = 0, 0
+        self._reading: dict[Window, int] = {}
+        self._bar: tqdm | None = None
+        self._open = ExitStack()
+
+    @classmethod
+    def of(cls, pieces: Sequence[Slice], sizing: Sizing, shown: bool = False) -> Progress:
+        """Of reading `pieces`; `shown` or not, it is if they are more than a slice."""
+        counts = [piece.attempts for piece in pieces]
+        total = None if None in counts else sum(count or 0 for count in counts)
+        pages = sum(piece.pages for piece in pieces if piece.attempts is not None)
+        requests = sizing.requests(pieces)
+        return cls(sizing.client, total, shown or pages > MOST_PAGES, requests)
+
+    def __enter__(self) -> Progress:
+        if self._shown:
+            log.info("%s", self._announcement())
+        if self._shown and sys.stderr.isatty():
+            form = "{percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt} attempts{postfix}"
+            if self._total is None:
+                form = "{n_fmt} attempts{postfix}"
+            self._open.enter_context(logging_redirect_tqdm([log]))
+            self._bar = tqdm(total=self._total, bar_format=form, mininterval=0, file=sys.stderr)
+            self._open.enter_context(self._bar)
+            self.tick()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tick()
+        self._open.close()
+
+    def page(self, window: Window, attempts: int) -> None:
+        """So many attempts of the slice are there by now."""
+        with self._lock:
+            self._reading[window] = attempts
+            self._draw()
+
+    def slice(self, window: Window, attempts: int) -> None:
+        """The slice is complete."""
+        with self._lock:
+            self._reading.pop(window, None)
+            self._done, self._slices = self._done + attempts, self._slices + 1
+            self._draw()
+            if self._shown and self._bar is None:
+                span = f"{window.after:%F %T} to {window.before:%F %T} UTC: {attempts:,} attempts"
+                log.info("%s, %s; %s", span, self._share(), self._pace())
+
+    def less(self, attempts: int) -> None:
+        """Others have read so many meanwhile."""
+        with self._lock:
+            self._total = self._total and max(self._total - attempts, self._done)
+
+    def tick(self) -> None:
+        """Shows how time goes by."""
+        with self._lock:
+            self._draw()
+
+    def _left(self) -> float | None:
+        """Seconds, by the rate limit and by the pace so far, whichever is longer; None: unknown."""
+        if self._total is None:
+            return None
+        read = self._read()
+        left = max(self._total - read, 0)
+        # A slice's last page is seldom full, and the Summary is asked as well.
+        a_request = max(read / max(self._client.counts.requests, 1), 1) if self._done else None
+        requests = ceil(left / (a_request or self._client.page_size))
+        pace = (time.monotonic() - self._began) / read if read else 0.0
+        return max(self._client.seconds_for(requests), left * pace)
+
+    def _pace(self) -> str:
+        left = self._left()
+        eta = "" if left is None else f", about {duration(left)} left"
+        return f"{self._slices} slices, {self._client.minute()} requests in the last minute{eta}"
+
+    def _share(self) -> str:
+        """What of the whole has been read by now."""
+        read = self._read()
+        if not self._total:
+            return f"{read:,}"
+        whole = max(self._total, read)
+        return f"{read:,} of {whole:,} ({read / whole:.0%})"
+
+    def _announcement(self) -> str:
+        if self._total is None:
+            return "how much there is to read is unknown: Twilio does not count by these filters"
+        least = duration(self._client.seconds_for(self._requests))
+        return (
+            f"{self._total:,} attempts to read in about {self._requests:,} requests, "
+            f"which the rate limit allows in {least}"
+        )
+
+    def _read(self) -> int:
+        return self._done + sum(self._reading.values())
+
+    def _draw(self) -> None:
+        if self._bar is not None:
+            self._bar.n = self._read()
+            self._bar.total = self._total and max(self._total, self._bar.n)
+            self._bar.set_postfix_str(self._pace())
+
+
+def duration(seconds: float) -> str:
+    """In words, as exact as a plan needs to be: `40 s`, `10 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{ceil(seconds)} s"
+    minutes = ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

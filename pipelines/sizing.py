@@ -1,0 +1,160 @@
+"""Windows cut into slices, one chain of pages each, by Twilio's own count of what they hold."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from math import ceil
+from typing import NamedTuple
+
+from pipelines.client import HEAVY_TRIES, Client
+from pipelines.filters import NO_FILTERS, Filters
+from pipelines.transport import ApiError, RefusedCredentials, TooHeavy
+from pipelines.windows import Window, cut
+
+MOST_PAGES = 25  # of a slice: what is read again when its chain breaks
+USUAL_PAGES, FEWEST_PAGES = 20, 10  # aimed at; a part of a window may hold more than the next
+CONCURRENCY = 4  # chains read at a time: at 2 s a page they keep up with 100 requests a minute
+MOST_CHAINS = 16  # unless told otherwise: each holds up to a slice in memory
+_UNCOUNTED = timedelta(days=1)  # the length of slices where Twilio does not say what they hold
+
+log = logging.getLogger("verify_sync")
+
+
+def default_concurrency(requests_per_minute: int) -> int:
+    """Chains read at a time that keep up with the rate limit at 2 s a page, within reason."""
+    return max(CONCURRENCY, min(ceil(CONCURRENCY * requests_per_minute / 100), MOST_CHAINS))
+
+
+class Slice(NamedTuple):
+    """A window, how many attempts Twilio counts in it, if it was asked and said so, and how many
+    pages it has by that, or may have."""
+
+    window: Window
+    attempts: int | None
+    pages: int
+
+
+class Sizing:
+    """Asks the Summary what windows hold and cuts them for `concurrency` chains at a time.
+
+    A context manager. `rate`, attempts a second, is the most that was found so far, if anything
+    was: a window that by it cannot hold more than a slice is not asked about. Where the Summary
+    does not know a filter, or fails, windows are read all the same.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        filters: Filters = NO_FILTERS,
+        concurrency: int = CONCURRENCY,
+        rate: float | None = None,
+    ) -> None:
+        self.client = client
+        self._filters, self._rate = filters, rate
+        self._concurrency = concurrency
+        self._pool = ThreadPoolExecutor(concurrency)
+
+    def __enter__(self) -> Sizing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def measured(self, windows: Iterable[Window], every: bool = False) -> list[Slice]:
+        """The windows in order, with counts where (or `every` one) one may exceed a slice."""
+        windows = list(windows)
+        asked = [window for window in windows if self.asks(window, every)]
+        counted = {piece.window: piece.attempts for piece in self._counted(asked)}
+        measured = []
+        for window in windows:
+            attempts = counted.get(window)
+            unknown = window in counted and attempts is None
+            parts = ceil((window.before - window.after) / _UNCOUNTED) if unknown else 1
+            measured += [self._slice(part, attempts) for part in cut(window, parts)]
+        return measured
+
+    def cut(self, measured: Iterable[Slice]) -> Iterator[Slice]:
+        """Slices of at most MOST_PAGES by the Summary, in order; it is asked a few slices ahead."""
+        pieces = list(measured)
+        usual = self._usual(pieces)
+        for piece in pieces:
+            yield from self._cut(piece, usual)
+
+    def asks(self, window: Window, every: bool = False) -> bool:
+        """Whether Twilio is asked what there is in it."""
+        most = MOST_PAGES * self.client.page_size
+        seconds = (window.before - window.after).total_seconds()
+        is_large = every or self._rate is None or self._rate * seconds > most
+        return is_large and self._filters.are_summarised
+
+    def requests(self, pieces: Iterable[Slice]) -> int:
+        """About how many it takes to read them; one for each that was not counted."""
+        pieces = list(pieces)
+        usual, found = self._usual(pieces), 0
+        for piece in pieces:
+            found += 1 if piece.attempts is None else piece.pages
+            if piece.pages > MOST_PAGES:  # a Summary for each slice, and half a page at its end
+                found += ceil(1.5 * piece.pages / usual)
+        return found
+
+    def _usual(self, pieces: Sequence[Slice]) -> int:
+        pages = sum(piece.pages for piece in pieces)
+        return max(FEWEST_PAGES, min(USUAL_PAGES, pages // (2 * self._concurrency)))
+
+    def _cut(self, piece: Slice, usual: int) -> Iterator[Slice]:
+        parts = cut(piece.window, ceil(piece.pages / usual))
+        if piece.attempts is None or piece.pages <= MOST_PAGES or len(parts) == 1:
+            yield piece
+            return
+        joined: Slice | None = None
+        counted = 0
+        for part in self._counted(parts):
+            counted += part.attempts or 0
+            if counted > 2 * piece.attempts:
+                part = self._slice(
+                    part.window, None
+                )  # a Summary that ignores dates: no end of cutting
+            both = self._joined(joined, part)
+            if joined is not None and both.pages > usual:
+                yield from self._cut(joined, usual)
+                both = part
+            joined = both
+        if joined is not None:
+            yield from self._cut(joined, usual)
+
+    def _counted(self, windows: Iterable[Window]) -> Iterator[Slice]:
+        asked: deque[Future[Slice]] = deque()
+        for window in windows:
+            asked.append(self._pool.submit(self._count, window))
+            if len(asked) > self._concurrency:
+                yield asked.popleft().result()
+        while asked:
+            yield asked.popleft().result()
+
+    def _count(self, window: Window) -> Slice:
+        try:
+            summary = self.client.summary(window.after, window.before, self._filters, HEAVY_TRIES)
+        except RefusedCredentials:
+            raise
+        except (ApiError, TooHeavy) as failure:
+            log.warning("%s; reading goes on without Twilio's count", failure)
+            return self._slice(window, None)
+        return self._slice(window, summary.attempts)
+
+    def _joined(self, before: Slice | None, piece: Slice) -> Slice:
+        """Two neighbours as one; too many pages if their number is not known."""
+        if before is None:
+            return piece
+        window = Window(before.window.after, piece.window.before)
+        if before.attempts is None or piece.attempts is None:
+            return self._slice(window, None)
+        return self._slice(window, before.attempts + piece.attempts)
+
+    def _slice(self, window: Window, attempts: int | None) -> Slice:
+        if attempts is None:
+            return Slice(window, None, MOST_PAGES)
+        return Slice(window, attempts, max(1, ceil(attempts / self.client.page_size)))

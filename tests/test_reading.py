@@ -1,0 +1,132 @@
+"""Readers: as many at a time as told, never too far ahead, and what is complete is not lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.clock import Clock
+from pipelines.decode import SCHEMA
+from pipelines.errors import Failure
+from pipelines.reading import SliceRead, latest, packages
+from pipelines.sandbox.api import Refusal
+from pipelines.sizing import Sizing, Slice
+from pipelines.sync import connect
+from pipelines.windows import Window, cut
+from tests.conftest import NOW, World, due_windows
+
+MakeWorld = Callable[..., World]
+
+
+def slices_of(world: World) -> list[Slice]:
+    """Thirty of them, of about a page."""
+    return [Slice(window, None, 1) for window in cut(due_windows(world)[0], 30)]
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 4])
+def test_so_many_slices_are_read_at_a_time(make_world: MakeWorld, concurrency: int) -> None:
+    world = make_world(attempts=3_000)
+    now, most, lock = 0, 0, threading.Lock()
+
+    def slow(kind: str | None) -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.03)
+        with lock:
+            now -= 1
+
+    world.sandbox.failure = slow  # type: ignore[method-assign]
+    client = connect(world.settings, Clock(world.now))
+    found = list(packages(client, slices_of(world), concurrency=concurrency))
+    assert most == concurrency
+    assert sum(len(group) for group in found) == 30
+
+
+def test_readers_wait_for_what_is_not_loaded_yet(in_slices: World) -> None:
+    """However slow loading is: no more than 8 pages, or those of slices that are being read."""
+    world, loaded, most = in_slices, 0, 0
+    client = connect(world.settings, Clock(world.now))
+    with Sizing(client) as sizing:
+        pieces = sizing.measured(due_windows(world))
+        for group in packages(client, sizing.cut(pieces)):
+            time.sleep(0.2)
+            asked = [r for r in world.sandbox.log if r.path.endswith("/Attempts")]
+            most = max(most, len(asked) - loaded)
+            loaded += sum(read.pages for read in group)
+    assert loaded > 25
+    assert 4 < most <= 8 + 1  # a slice may turn out to have a page more than counted
+
+
+def test_slices_come_in_order_however_long_each_takes(make_world: MakeWorld) -> None:
+    world = make_world(attempts=20_000, days=8)  # the older ones are empty and soon read
+    world.settings = replace(world.settings, page_size=100)
+    client = connect(world.settings, Clock(world.now))
+    groups = list(packages(client, slices_of(world)))
+    windows = [read.window for group in groups for read in group]
+    assert windows == [piece.window for piece in slices_of(world)]
+
+
+def collected(groups: Iterable[list[SliceRead]], found: list[Window]) -> None:
+    for group in groups:
+        found += [read.window for read in group]
+
+
+@pytest.mark.parametrize("end", [Failure("no answer"), KeyboardInterrupt()], ids=type)
+def test_what_is_complete_comes_before_a_failure(world: World, end: BaseException) -> None:
+    pieces = slices_of(world)[:20]
+
+    def slices() -> Iterator[Slice]:
+        yield from pieces
+        time.sleep(1)  # until they are read
+        raise end
+
+    client = connect(world.settings, Clock(world.now))
+    found: list[Window] = []
+    with pytest.raises(type(end)):
+        collected(packages(client, slices()), found)
+    assert found == [piece.window for piece in pieces]
+
+
+def test_slices_after_one_that_fails_are_kept(world: World) -> None:
+    pieces, answer = slices_of(world), world.sandbox.answer
+
+    def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
+        if parameters["DateCreatedAfter"] < f"{pieces[0].window.after:%FT%TZ}":
+            time.sleep(0.5)  # others are answered first
+            raise Refusal(400, 60200, "Invalid parameter")
+        return answer(path, parameters, *rest)
+
+    world.sandbox.answer = answering  # type: ignore[method-assign]
+    client = connect(world.settings, Clock(world.now))
+    found: list[Window] = []
+    with pytest.raises(Failure, match="Invalid parameter"):
+        collected(packages(client, pieces), found)
+    assert len(found) >= 3
+    assert pieces[0].window not in found
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 5)), max_size=12),
+)
+def test_of_an_attempt_the_last_reading_stays(rows: list[tuple[str, int]]) -> None:
+    table = pa.Table.from_pylist(
+        [{"sid": sid, "read_at": NOW + timedelta(seconds=at)} for sid, at in rows], SCHEMA
+    )
+    found = latest(table)
+    expected: dict[str, int] = {}
+    for sid, at in rows:
+        expected[sid] = max(at, expected.get(sid, 0))
+    kept = zip(found["sid"].to_pylist(), found["read_at"].to_pylist(), strict=True)
+    assert dict(kept) == {sid: NOW + timedelta(seconds=at) for sid, at in expected.items()}
+    assert found.num_rows == len(expected)

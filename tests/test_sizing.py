@@ -1,0 +1,123 @@
+"""Slices: of a size, few, asked about no more than needed; and a Summary that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from math import ceil
+
+import pytest
+
+from pipelines.clock import Clock
+from pipelines.filters import Filters
+from pipelines.sandbox.api import Refusal
+from pipelines.sandbox.server import Request
+from pipelines.sizing import MOST_PAGES, Sizing, Slice, default_concurrency
+from pipelines.sync import connect
+from tests.conftest import World, due_windows
+
+MakeWorld = Callable[..., World]
+
+
+def pages_asked(world: World) -> list[Request]:
+    return [r for r in world.sandbox.log if "PageSize" in r.parameters or "Page" in r.parameters]
+
+
+def summaries(world: World) -> list[Request]:
+    return [r for r in world.sandbox.log if r.path.endswith("/Summary")]
+
+
+def slices_of(world: World, concurrency: int = 4) -> list[Slice]:
+    client = connect(world.settings, Clock(world.now))
+    with client, Sizing(client, world.settings.filters, concurrency) as sizing:
+        return list(sizing.cut(sizing.measured(due_windows(world))))
+
+
+def without_summary(world: World, status: int) -> None:
+    """The API, but for its Summary."""
+    answer = world.sandbox.answer
+
+    def answering(path: str, *rest: object) -> str:
+        if path.endswith("/Summary"):
+            raise Refusal(status, 20_000 + status, "No summary today")
+        return answer(path, *rest)  # type: ignore[arg-type]
+
+    world.sandbox.answer = answering  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("concurrency", [1, 4, 16])
+@pytest.mark.parametrize(("attempts", "days"), [(2_000, 30), (30_000, 30), (30_000, 0.4)])
+def test_slices_partition_the_window_and_none_is_too_large(
+    make_world: MakeWorld, attempts: int, days: float, concurrency: int
+) -> None:
+    """Also of an account that is all in its last hours."""
+    world = make_world(attempts=attempts, days=days)
+    world.settings = replace(world.settings, page_size=40)
+    (window,) = due_windows(world)
+    found = slices_of(world, concurrency)
+    assert (found[0].window.after, found[-1].window.before) == (window.after, window.before)
+    assert all(a.window.before == b.window.after for a, b in pairwise(found))
+    created = sorted(row["date_created"] for row in world.truth().values())
+    for piece in found:
+        held = sum(piece.window.after < at <= piece.window.before for at in created)
+        assert ceil(held / 40) <= MOST_PAGES
+    pages = len(created) / 40
+    assert len(found) < 2 + pages / 8
+    assert len(summaries(world)) < 2 + 2.5 * pages / 10
+
+
+def test_a_first_sync_spends_no_more_pages_than_rows_and_slices(make_world: MakeWorld) -> None:
+    world = make_world(attempts=30_000)
+    world.settings = replace(world.settings, page_size=40)
+    outcome = world.sync()
+    assert world.stored() == world.truth()
+    assert outcome.slices > 20
+    assert len(pages_asked(world)) <= ceil(outcome.attempts / 40) + outcome.slices
+    reads = world.query("select max(pages) as pages from twilio_verify.windows_read")
+    assert reads == [{"pages": MOST_PAGES}] or reads[0]["pages"] < MOST_PAGES
+
+
+def test_a_small_account_needs_few_requests(make_world: MakeWorld) -> None:
+    world = make_world(attempts=900)
+    world.sync()
+    assert len(world.sandbox.log) == 2  # the Summary and a page
+    world.move(hours=1)
+    world.sync()
+    assert len(summaries(world)) == 1  # an hour cannot hold a slice, by what there was so far
+
+
+def test_what_may_be_large_by_the_rate_so_far_is_asked_about(make_world: MakeWorld) -> None:
+    world = make_world(attempts=30_000)
+    world.settings = replace(world.settings, page_size=20)
+    world.sync()
+    before = len(summaries(world))
+    world.move(days=3)
+    world.sync()
+    assert len(summaries(world)) - before > 4
+    assert world.truth().keys() <= world.stored().keys()
+
+
+def test_filters_that_the_summary_lacks_are_not_asked_about(world: World) -> None:
+    to = next(row["channel_data__to"] for row in world.truth().values() if row["channel"] == "sms")
+    world.settings = replace(world.settings, filters=Filters.of({"to": to}))
+    world.sync()
+    assert summaries(world) == []
+    assert {row["channel_data__to"] for row in world.stored().values()} == {to}
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_summary_that_fails_stops_nothing(
+    make_world: MakeWorld, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    world = make_world()
+    without_summary(world, status)
+    with caplog.at_level("WARNING", logger="verify_sync"):
+        outcome = world.sync()
+    assert "reading goes on without Twilio's count" in caplog.text
+    assert outcome.slices == 30
+    assert world.stored() == world.truth()
+
+
+def test_the_default_concurrency_keeps_up_with_the_limit() -> None:
+    assert [default_concurrency(n) for n in (1, 100, 300, 100_000)] == [4, 4, 12, 16]
