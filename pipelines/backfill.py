@@ -85,10 +85,10 @@ def window_of(
     oldest = now - RETENTION
     start = after or now - timedelta(days=days or RETENTION.days)
     end = before or now
-    if start >= end:
-        raise Misuse("--after must be earlier than --before, or than now")
     if end <= oldest:
         raise Misuse(f"Twilio has forgotten what was created before {oldest:%F %T} UTC")
+    if start >= min(end, now):
+        raise Misuse("--after must be earlier than --before, or than now")
     if start < oldest:
         log.warning("Twilio has forgotten what was created before %s UTC", f"{oldest:%F %T}")
     if end > now:

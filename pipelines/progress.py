@@ -106,7 +106,8 @@ class Progress:
     def _pace(self) -> str:
         left = self._left()
         eta = "" if left is None else f", about {duration(left)} left"
-        return f"{self._slices} slices, {self._client.minute()} requests in the last minute{eta}"
+        slices = f"{self._slices:,} slice{'s' * (self._slices != 1)}"
+        return f"{slices}, {self._client.minute()} requests in the last minute{eta}"
 
     def _share(self) -> str:
         """What of the whole has been read by now."""

@@ -9,8 +9,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines import pacing
 from pipelines.errors import Failure, Misuse
@@ -154,3 +157,24 @@ def test_whoever_waits_when_the_run_ends_is_let_go() -> None:
     pacer.close()
     waiting.join(timeout=5)
     assert len(found) == 1
+
+
+@given(
+    limit=st.integers(1, 6),
+    taken=st.lists(st.floats(0.5, 59.5), max_size=6),
+    requests=st.integers(0, 40),
+)
+def test_the_least_time_for_so_many_requests(limit: int, taken: list[float], requests: int) -> None:
+    """As a simulation of requests that are answered at once has it."""
+    with patch.object(pacing, "WINDOW", 60.0), Pacer(limit) as pacer:
+        slots = sorted(taken)[:limit]
+        now = pacer._now()
+        for free_in in slots:
+            pacer._slots.execute("insert into slots (free_at) values (?)", [now + free_in])
+        assert pacer.taken() == len(slots)
+        slots, at = [*slots, *[0.0] * (limit - len(slots))], 0.0
+        for _ in range(requests):
+            at = max(at, min(slots))
+            slots.remove(min(slots))
+            slots.append(at + 60.0)
+        assert pacer.seconds_for(requests) == pytest.approx(at, abs=0.2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -15,9 +18,11 @@ import pytest
 from pipelines import warehouse as module
 from pipelines.errors import Failure
 from pipelines.reading import Package
+from pipelines.sync import fetch_attempts
 from pipelines.views import sql_folder, view_files
 from pipelines.warehouse import Warehouse
-from tests.conftest import World, due_windows, read_windows
+from pipelines.windows import SECOND, Window
+from tests.conftest import NOW, World, due_windows, read_windows
 
 READER = """
 import duckdb, sys
@@ -160,6 +165,62 @@ def test_views_of_an_older_release_disappear(world: World) -> None:
         connection.execute("create view once_upon_a_time as select 1 as one")
     world.sync()
     assert world.query("select 1 from duckdb_views() where view_name = 'once_upon_a_time'") == []
+
+
+def test_nothing_new_is_not_published(make_world: Callable[..., World]) -> None:
+    world = make_world(attempts=300)
+    world.sync()
+    file = world.settings.published
+    before = file.stat().st_ino
+    world.move(seconds=2)
+    outcome = world.sync()  # reads two seconds in which nothing was created
+    assert (outcome.slices > 0, outcome.attempts) == (True, 0)
+    assert outcome.unpublished == "nothing new to publish"
+    assert file.stat().st_ino == before
+    world.move(hours=1)
+    assert world.sync().unpublished is None
+    assert file.stat().st_ino != before
+    assert world.query("select count(*) as n from twilio_verify.windows_read")[0]["n"] > 3
+
+
+@pytest.mark.parametrize("what", ["sync", "fetch"])
+def test_what_an_interrupted_run_did_not_publish_is_new(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    world.sync()
+    before = world.stored()
+    sid = next(iter(before))
+    commands = {"sync": world.sync, "fetch": lambda: fetch_attempts(world.settings, [sid], NOW)}
+    world.move(hours=3)
+    monkeypatch.setattr(module, "_SPARE", 2**62)  # no room to publish
+    with pytest.raises(Failure, match="free some space"):
+        commands[what]()
+    monkeypatch.undo()
+    assert world.stored() == before
+    warehouse = Warehouse(world.settings)
+    with warehouse.opened():  # a run that finds nothing
+        warehouse.load(Package.of(read_windows(world, [Window(NOW - SECOND, NOW)])))
+        assert warehouse.why_not_publish() is None
+        warehouse.publish()
+        warehouse.load(Package.of(read_windows(world, [Window(NOW - SECOND, NOW)])))
+        assert warehouse.why_not_publish() == "nothing new to publish"
+    assert (world.stored() != before) is (what == "sync")
+
+
+def test_publishing_is_spaced_out_as_told(world: World) -> None:
+    world.sync()
+    before = world.stored()
+    world.settings = replace(world.settings, publish_every=timedelta(hours=6))
+    world.move(hours=3)
+    outcome = world.sync()
+    assert outcome.attempts
+    assert outcome.unpublished
+    assert "publish_every" in outcome.unpublished
+    assert world.stored() == before
+    file = world.settings.published
+    os.utime(file, times=(file.stat().st_mtime - 6 * 3600,) * 2)
+    assert world.sync().unpublished is None  # nothing is due, but there is something to publish
+    assert len(world.stored()) > len(before)
 
 
 def test_too_little_disk_keeps_what_was_read_and_what_was_published(

@@ -1,0 +1,362 @@
+"""A window read again: what is asked for, what is left of it after a kill, who else may run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from filelock import FileLock
+
+from pipelines import reading
+from pipelines.__main__ import main
+from pipelines.backfill import backfill, window_of
+from pipelines.errors import Failure, Misuse
+from pipelines.filters import Filters
+from pipelines.reading import Package
+from pipelines.sync import Outcome, sync
+from pipelines.warehouse import Warehouse
+from pipelines.windows import RETENTION, SECOND, Window
+from tests.conftest import (
+    NOW,
+    REPOSITORY,
+    Capture,
+    World,
+    read_windows,
+    refused,
+    run_in_process,
+    slice_small,
+)
+
+MakeWorld = Callable[..., World]
+DAY = timedelta(days=1)
+
+
+def run(world: World, days: int = 30, asked: str = "", restart: bool = False) -> Outcome:
+    window = window_of(days, None, None, world.now)
+    return backfill(world.settings, window, asked, world.now, restart)
+
+
+def pages_asked(world: World) -> int:
+    return sum(request.path.endswith("/Attempts") for request in world.sandbox.log)
+
+
+def unfinished(world: World) -> list[dict[str, str]]:
+    found = json.loads((world.settings.directory / "backfill.json").read_bytes())
+    assert isinstance(found, list)
+    return found
+
+
+# --- what is asked for
+
+
+def test_a_window_is_read_again_whatever_is_due(world: World) -> None:
+    world.sync()
+    old = world.stored()
+    world.move(hours=30)
+    outcome = run(world, days=10)
+    assert outcome.slices == 1
+    stored, truth = world.stored(), world.truth()
+    inside = {sid for sid in truth if truth[sid]["date_created"] >= world.now - 10 * DAY}
+    assert {sid: stored[sid] for sid in inside} == {sid: truth[sid] for sid in inside}
+    assert {sid: stored[sid] for sid in old.keys() - inside} == {
+        sid: old[sid] for sid in old.keys() - inside
+    }
+    assert unfinished(world) == []
+    assert run(world, days=10).attempts == 0  # at the same instant: what has been read since
+    world.move(seconds=5)
+    assert run(world, days=10).attempts == outcome.attempts  # a finished one reads it again
+
+
+def test_a_backfill_is_the_first_sync_as_well(in_slices: World) -> None:
+    outcome = run(in_slices)
+    assert outcome.packages > 3
+    assert in_slices.stored() == in_slices.truth()
+    reads = in_slices.query(
+        "select created_after from twilio_verify.windows_read order by _dlt_load_id, created_after"
+    )
+    assert reads == sorted(reads, key=lambda row: row["created_after"])  # oldest first
+    assert in_slices.sync().attempts == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "after", "before"),
+    [
+        ({}, NOW - RETENTION, NOW - SECOND),
+        ({"days": 7}, NOW - 7 * DAY, NOW - SECOND),
+        ({"days": 300}, NOW - RETENTION, NOW - SECOND),
+        ({"after": NOW - 2 * DAY}, NOW - 2 * DAY - SECOND, NOW - SECOND),
+        ({"before": NOW - 2 * DAY}, NOW - RETENTION, NOW - 2 * DAY),
+        ({"after": NOW - 40 * DAY, "before": NOW + DAY}, NOW - RETENTION, NOW - SECOND),
+    ],
+)
+def test_options_name_a_window_within_retention(
+    options: dict[str, object], after: object, before: object
+) -> None:
+    given = {"days": None, "after": None, "before": None, **options}
+    found = window_of(**given, now=NOW)  # type: ignore[arg-type]
+    assert abs(found.after - after) <= SECOND  # type: ignore[operator]
+    assert found.before == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--days", "0"], "not a number from 1"),
+        (["--days", "x"], "not a number from 1"),
+        (["--days", "3", "--after", "yesterday"], "either --days, or --after"),
+        (["--after", "soon"], "is no time"),
+        (["--after", "2026-11-10", "--before", "2026-11-09"], "earlier than --before"),
+        (["--after", "2026-12-24"], "earlier than --before"),
+        (["--before", "2026-10-01"], "has forgotten"),
+    ],
+)
+def test_a_window_that_is_none_is_one_line_and_no_request(
+    configured: World, capsys: Capture, argv: list[str], said: str
+) -> None:
+    try:
+        code, line = refused(capsys, "backfill", *argv)
+    except SystemExit as stopped:  # argparse has its own, after the usage
+        code, line = int(str(stopped.code)), capsys.readouterr().err
+    assert (code, said in line) == (2, True), line
+    assert configured.sandbox.log == []
+    assert not (configured.settings.directory / "backfill.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--days", "31"], "has forgotten what was created before"),
+        (["--after", "2026-10-01T00:00:00+02:00"], "has forgotten what was created before"),
+        (["--before", "2026-12-24"], "lies in the future"),
+    ],
+)
+def test_what_is_left_out_of_a_window_is_said(
+    configured: World, capsys: Capture, argv: list[str], said: str
+) -> None:
+    assert main(["backfill", *argv], now=NOW) == 0
+    assert said in capsys.readouterr().err
+    assert configured.stored() == configured.truth()
+
+
+def test_what_it_takes_is_known_before_it_starts(configured: World, capsys: Capture) -> None:
+    assert main(["backfill"], now=NOW) == 0
+    told = capsys.readouterr()
+    first, *slices = told.err.splitlines()
+    total = len(configured.truth())
+    assert f"{total:,} attempts to read in about 2 requests" in first
+    assert f"{total:,} of {total:,} (100%)" in slices[-1]
+    assert "published" in told.out
+
+
+# --- half way
+
+
+def killed_at(world: World, package: int, number: int = signal.SIGKILL) -> None:
+    """A backfill in a process of its own that ends while it loads its `package`-th package."""
+    moment = [world.now.isoformat(), "loading", str(package), "0.01", str(int(number))]
+    told = run_in_process(world, "tests.crash", *moment, "backfill")
+    assert told.returncode != 0, told.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=str)
+def test_a_killed_backfill_spends_no_more_than_a_package_again(
+    in_slices: World, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    world = in_slices
+    with serving_twin(world) as twin:
+        run(twin)
+        needed = pages_asked(twin)
+    killed_at(world, 2, number)
+    (job,) = unfinished(world)
+    begun = pages_asked(world)
+    assert begun > reading.PACKAGE_PAGES
+    world.move(minutes=20)
+    with caplog.at_level(logging.INFO, logger="verify_sync"):
+        outcome = run(world)
+    assert f"going on with the backfill that began {job['began_at']}" in caplog.text
+    # As many pages may be read and not loaded; cut anew, the rest may have another slice or two.
+    assert pages_asked(world) <= needed + reading.PACKAGE_PAGES + 3
+    assert 0 < outcome.attempts < len(world.truth())
+    assert world.stored().keys() >= world.truth(NOW).keys()
+    assert max(row["date_created"] for row in world.stored().values()) < NOW  # its own window
+    assert unfinished(world) == []
+
+
+@contextmanager
+def serving_twin(world: World) -> Iterator[World]:
+    """The same account in another folder; its requests are forgotten afterwards."""
+    directory = world.settings.directory.with_name("twin")
+    yield replace(world, settings=replace(world.settings, directory=directory))
+    world.sandbox.log.clear()
+
+
+def test_after_the_last_load_only_publishing_is_left(in_slices: World) -> None:
+    moment = [in_slices.now.isoformat(), "publishing", "0", "0", str(int(signal.SIGKILL))]
+    run_in_process(in_slices, "tests.crash", *moment, "backfill")
+    before = len(in_slices.sandbox.log)
+    assert run(in_slices).slices == 0
+    assert len(in_slices.sandbox.log) == before
+    assert in_slices.stored() == in_slices.truth()
+
+
+def test_another_window_while_one_is_unfinished(
+    in_slices: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = in_slices
+    killed_at(world, 2)
+    with pytest.raises(Misuse, match=r"the backfill that began .* is not finished: .*--restart"):
+        run(world, 5, "--days 5")
+    other = replace(world.settings, filters=Filters.of({"channel": "sms"}))
+    backfill(other, window_of(5, None, None, world.now), "--days 5", world.now)  # its own progress
+    assert len(unfinished(world)) == 1
+    outcome = run(world, 5, "--days 5", restart=True)
+    assert {row["date_created"] for row in world.truth().values()} > set()
+    assert outcome.attempts < len(world.truth()) / 4
+    assert unfinished(world) == []
+
+
+def test_what_twilio_has_forgotten_meanwhile_is_not_vouched_for(in_slices: World) -> None:
+    world = in_slices
+    killed_at(world, 1)
+    world.move(days=20)
+    run(world)
+    oldest = world.query(
+        "select min(created_after) as at from twilio_verify.windows_read"
+        " where read_at >= timestamptz '2026-12-09 00:00:00+00'"
+    )
+    assert oldest == [{"at": world.now - RETENTION}]
+    world.sync()
+    assert len(world.query("from gaps")) == 1
+
+
+def test_a_damaged_note_of_what_was_unfinished(
+    in_slices: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed_at(in_slices, 1)
+    (in_slices.settings.directory / "backfill.json").write_bytes(b'[{"asked": ')
+    run(in_slices)
+    assert "backfill.json is damaged" in caplog.text
+    assert in_slices.stored() == in_slices.truth()
+
+
+# --- others
+
+
+def test_syncs_get_their_turn_and_what_they_read_counts(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slice_small(monkeypatch.setattr)
+    world, told = make_world(attempts=5_000), []
+    world.settings = replace(world.settings, page_size=100)
+    world.sandbox.failure = slow  # type: ignore[method-assign]
+    moment = [world.now.isoformat(), "none", "0", "0", "9"]
+    running = threading.Thread(
+        target=lambda: told.append(run_in_process(world, "tests.crash", *moment, "backfill"))
+    )
+    running.start()
+    while not (world.settings.directory / "loading.duckdb").exists() or pages_asked(world) < 15:
+        time.sleep(0.05)
+    synced = until_free(world)
+    running.join()
+    assert told[0].returncode == 0, told[0].stderr
+    assert synced.attempts > 1_000
+    (read,) = world.query("select sum(attempts) as rows from twilio_verify.windows_read")
+    assert len(world.truth()) <= read["rows"] < 1.5 * len(world.truth())
+    assert world.stored() == world.truth()
+
+
+def slow(_: str | None) -> None:
+    time.sleep(0.03)
+
+
+def until_free(world: World) -> Outcome:
+    """As a scheduler would, only more often."""
+    for _ in range(200):
+        with suppress(Failure):
+            return sync(world.settings, world.now)
+        time.sleep(0.05)
+    raise AssertionError("the lock was never released")
+
+
+def test_an_older_reading_does_not_replace_a_newer_one(world: World) -> None:
+    world.sync()
+    window = Window(NOW - 2 * DAY, NOW - DAY)
+    mine, others = Warehouse(world.settings), Warehouse(world.settings)
+    with mine.opened():
+        pass  # as a backfill does before it reads
+    early = read_windows(world, [window])
+    world.move(hours=20)
+    late = read_windows(world, [window])
+    truth = world.truth()
+    for warehouse, reads in ((others, late), (mine, early)):
+        with warehouse.opened():
+            warehouse.load(Package.of(reads))
+            warehouse.apply_views()
+            warehouse.publish()
+    stored = world.stored()
+    inside = [sid for sid in truth if window.after < truth[sid]["date_created"] <= window.before]
+    assert {sid: stored[sid] for sid in inside} == {sid: truth[sid] for sid in inside}
+    assert early[0].attempts.num_rows == late[0].attempts.num_rows == len(inside)
+
+
+def test_two_backfills_do_not_read_the_same(configured: World, capsys: Capture) -> None:
+    configured.settings.directory.mkdir()
+    with FileLock(configured.settings.directory / "backfill.lock"):
+        code, line = refused(capsys, "backfill")
+    assert (code, "another backfill" in line) == (1, True)
+    assert configured.sandbox.log == []
+
+
+def test_it_waits_for_a_sync_that_is_loading(
+    in_slices: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="verify_sync")
+    world, found = in_slices, list[Outcome]()
+    world.sandbox.failure = slow  # type: ignore[method-assign]
+    running = threading.Thread(target=lambda: found.append(run(world)))
+    running.start()
+    while pages_asked(world) < 4:
+        time.sleep(0.01)
+    with FileLock(world.settings.directory / "lock"):
+        time.sleep(1.5)
+        assert pages_asked(world) <= reading.PACKAGE_PAGES * 3  # not without end, meanwhile
+    running.join()
+    assert "waiting until another run has done" in caplog.text
+    assert world.stored() == world.truth()
+
+
+def test_a_terminal_gets_a_bar(configured: World) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.crash",
+        NOW.isoformat(),
+        *["none", "0", "0", "9", "backfill"],
+    ]
+    reader, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))
+    subprocess.run(
+        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=terminal, check=True, timeout=60
+    )
+    told = os.read(reader, 2**16).decode()
+    os.close(terminal)
+    os.close(reader)
+    total = len(configured.truth())
+    assert re.search(rf"100% \|.*\| {total} of {total} attempts, 1 slice, ", told), told
+    assert "Traceback" not in told
