@@ -190,8 +190,9 @@ def test_what_an_interrupted_run_did_not_publish_is_new(
     world.sync()
     before = world.stored()
     sid = next(iter(before))
-    commands = {"sync": world.sync, "fetch": lambda: fetch_attempts(world.settings, [sid], NOW)}
     world.move(hours=3)
+    now = world.now
+    commands = {"sync": world.sync, "fetch": lambda: fetch_attempts(world.settings, [sid], now)}
     monkeypatch.setattr(module, "_SPARE", 2**62)  # no room to publish
     with pytest.raises(Failure, match="free some space"):
         commands[what]()
