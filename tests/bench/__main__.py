@@ -1,0 +1,66 @@
+"""`make bench`: verify-sync beside what one would use instead, at the API's limit, and as it grows.
+
+Each contender is a process of its own, and its CPU seconds and peak memory are the kernel's count
+of that process alone; the sandbox is this one. What a part finds is printed and kept in
+results.txt beside this file, which the README quotes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tests import quarter
+from tests.bench import first, growth, trust
+
+RESULTS = Path(__file__).with_name("results.txt")
+_SECTION = re.compile(r"^\[(\w+)\]\n(.*?)(?=^\[|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parts: dict[str, Callable[[], Iterable[str]]] = {
+        "compare": lambda: first.compare(given.attempts or [100_000, 1_000_000]),
+        "latency": first.latency,
+        "limit": lambda: first.limit(given.requests),
+        "memory": first.memory,
+        "resume": first.resume,
+        "serve": first.serve,
+        "steady": lambda: growth.steady(given.rows or [100_000, 1_000_000, 10**7, 4 * 10**7]),
+        "views": growth.views,
+        "soak": trust.soak,
+        "kills": trust.kills,
+        "quarter": lambda: trust.a_quarter(given.days, given.syncs or [*quarter.SCHEDULES]),
+    }
+    parser.add_argument("--only", action="append", choices=[*parts])
+    parser.add_argument("--attempts", action="append", type=int, help="of compare")
+    parser.add_argument("--requests", type=int, default=300, help="a minute, of limit")
+    parser.add_argument("--rows", action="append", type=int, help="in the warehouse, of steady")
+    parser.add_argument("--days", type=int, default=quarter.DAYS, help="of the quarter")
+    parser.add_argument("--syncs", action="append", choices=[*quarter.SCHEDULES])
+    given = parser.parse_args()
+    os.environ["RUNTIME__LOG_LEVEL"] = "CRITICAL"
+    print(f"{os.cpu_count()} cores")
+    for name in given.only or parts:
+        print(f"\n[{name}]")
+        lines = []
+        for line in parts[name]():
+            print(line, flush=True)
+            lines.append(line)
+        keep(name, lines)
+
+
+def keep(name: str, lines: Iterable[str]) -> None:
+    """Puts a part's lines in the place of those of its last run."""
+    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    sections = {found: body.strip() for found, body in _SECTION.findall(text)}
+    sections[name] = "\n".join(lines)
+    whole = "\n\n".join(f"[{found}]\n{body}" for found, body in sections.items())
+    RESULTS.write_text(f"{whole}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

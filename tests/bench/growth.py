@@ -1,0 +1,114 @@
+"""As the warehouse grows: an hourly sync into it, publishing it, every view over it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+
+from pipelines.sandbox.server import Sandbox
+from pipelines.views import view_files
+from tests.bench.measure import OURS, Cost, measure, median, serving
+
+SYNC, VIEWS = (*OURS, "sync"), (*OURS, "views")
+_HOURLY = 5_000  # new attempts
+_AT_ONCE = 20  # copies of the real rows
+# Real rows, so that a sync finds those that it reads again: before each age that is due.
+_AGES = ("2 hours", "28 hours", "75 hours", "698 hours")
+_COPIED = """
+    insert into twilio_verify.attempts
+    select real.* replace (
+        'VL' || md5(sid || copy) as sid,
+        'VE' || md5(verification_sid || copy) as verification_sid,
+        'VE' || md5(verification_sid || copy) as channel_data__verification_sid,
+        date_created - to_hours(copy) as date_created,
+        date_updated - to_hours(copy) as date_updated,
+        read_at - to_hours(copy) as read_at
+    )
+    from range(?, ?) as copies (copy), real
+    limit ?
+"""
+_ALL_READ_AN_HOUR_AGO = """
+    delete from twilio_verify.windows_read;
+    insert into twilio_verify.windows_read by name
+    select
+        '{account}' as account_sid, '{filters}' as filters_hash,
+        date_trunc('second', now()) - to_hours(720) as created_after,
+        date_trunc('second', now()) - to_hours(1) as created_before,
+        date_trunc('second', now()) - to_hours(1) as read_at,
+        3_500_000 as attempts, 3_500 as pages,
+        (select max(load_id) from twilio_verify._dlt_loads) as _dlt_load_id,
+        md5(random()::varchar) as _dlt_id
+"""
+
+
+def steady(sizes: Sequence[int]) -> Iterator[str]:
+    """Without publishing, which copies all there is and is told apart."""
+    head = ("rows in the warehouse", "rows read", "wall s", "CPU s", "publishing s")
+    yield "{:>22}{:>11}{:>9}{:>9}{:>14}".format(*head)
+    costs = []
+    for size in sizes:
+        with serving(_HOURLY * 720) as sandbox, tempfile.TemporaryDirectory() as folder:
+            grown(Path(folder), size, sandbox)
+            publishing = hourly(Path(folder), sandbox, "0").publishing
+            cost = median([hourly(Path(folder), sandbox, "30d") for _ in range(3)])
+            (read,) = _loading(
+                Path(folder), "select sum(attempts) from twilio_verify.windows_read"
+                " where attempts < 3_000_000",
+            )  # fmt: skip
+        costs.append(cost)
+        yield f"{size:22,}{read:11,}{cost.wall:9.1f}{cost.cpu:9.1f}{publishing:14.1f}"
+    wall, cpu = costs[-1].wall / costs[0].wall, costs[-1].cpu / costs[0].cpu
+    yield (
+        f"at {sizes[-1]:,} rows a sync takes {wall:.2f} times the wall time and {cpu:.2f} times "
+        f"the CPU of one at {sizes[0]:,}"
+    )
+
+
+def views() -> Iterator[str]:
+    """Every column and row of each, at 10 million attempts."""
+    rows = 10_000_000
+    with serving(_HOURLY * 720) as sandbox, tempfile.TemporaryDirectory() as folder:
+        grown(Path(folder), rows, sandbox)
+        measure(VIEWS, sandbox, Path(folder))
+        with duckdb.connect(f"{folder}/verify.duckdb", read_only=True) as connection:
+            for view in (file.stem for file in view_files()):
+                started = time.monotonic()
+                connection.execute(f"explain analyze from {view}").fetchall()
+                yield f"{view:24}{time.monotonic() - started:7.1f} s at {rows:,} rows"
+
+
+def hourly(folder: Path, sandbox: Sandbox, publish_every: str) -> Cost:
+    """A sync an hour after the last: 5,000 new attempts and as many at each age."""
+    found = _loading(folder, "select any_value(account_sid), any_value(filters_hash)"
+                             " from twilio_verify.windows_read")  # fmt: skip
+    _loading(folder, _ALL_READ_AN_HOUR_AGO.format(account=found[0], filters=found[1]))
+    os.environ["WAREHOUSE__PUBLISH_EVERY"] = publish_every
+    try:
+        return measure(SYNC, sandbox, folder)
+    finally:
+        del os.environ["WAREHOUSE__PUBLISH_EVERY"]
+
+
+def grown(folder: Path, rows: int, sandbox: Sandbox) -> None:
+    """A warehouse of so many: what is due again for real, the others made of it by SQL."""
+    for age in _AGES:
+        hours = int(age.split()[0])
+        window = ("--after", age + " ago", "--before", f"{hours - 2} hours ago")
+        measure((*OURS, "backfill", *window), sandbox, folder)
+    with duckdb.connect(str(folder / "loading.duckdb")) as connection:
+        connection.execute("create temp table real as from twilio_verify.attempts")
+        (real,) = connection.execute("select count(*) from real").fetchall()[0]
+        for first, left in enumerate(range(rows - real, 0, -_AT_ONCE * real)):
+            copies = [1 + first * _AT_ONCE, 1 + (first + 1) * _AT_ONCE]
+            connection.execute(_COPIED, [*copies, left])
+
+
+def _loading(folder: Path, sql: str) -> tuple[object, ...]:
+    with duckdb.connect(str(folder / "loading.duckdb")) as connection:
+        found: tuple[object, ...] = connection.execute(sql).fetchone() or ()
+        return found

@@ -1,0 +1,101 @@
+"""A process and what it cost: the kernel's own count of it alone, children and sandbox apart."""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+
+from pipelines.sandbox.account import Account
+from pipelines.sandbox.sends import DAY
+from pipelines.sandbox.server import Sandbox
+from pipelines.sandbox.switches import Limits
+from tests.conftest import REPOSITORY
+
+OURS = ("-m", "pipelines")
+REST_API = ("-m", "tests.bench.peers", "rest_api")
+OFFICIAL = ("-m", "tests.bench.peers", "official")
+_PUBLISHING = re.compile(r"of which ([\d.]+) s publishing")
+_TOOK = re.compile(r", ([\d.]+) s[,;]")
+
+
+class Cost(NamedTuple):
+    """Wall and CPU seconds, peak resident megabytes, rows in the table, requests answered, and
+    what the command itself says that it took, and its publishing took of that."""
+
+    wall: float
+    cpu: float
+    peak: float
+    rows: float
+    requests: float
+    took: float
+    publishing: float
+
+
+def median(costs: Iterable[Cost]) -> Cost:
+    """Of each measure its own median: single runs vary by a fifth on a shared machine."""
+    return Cost(*(statistics.median(values) for values in zip(*costs, strict=True)))
+
+
+def measure(command: tuple[str, ...], sandbox: Sandbox, folder: Path, **settings: object) -> Cost:
+    """Runs Python with `command`; `settings` are those of [sources.twilio_verify]."""
+    folder.mkdir(exist_ok=True)
+    before, started = len(sandbox.log), time.monotonic()
+    child = start(command, sandbox, folder, **settings)
+    told = child.stdout.read()  # type: ignore[union-attr]
+    _, status, usage = os.wait4(child.pid, 0)
+    wall = time.monotonic() - started
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"{command} failed with exit code {child.returncode}:\n{told}")
+    with duckdb.connect(str(folder / "verify.duckdb"), read_only=True) as connection:
+        (rows,) = connection.execute("select count(*) from twilio_verify.attempts").fetchall()[0]
+    took, publishing = _TOOK.search(told), _PUBLISHING.search(told)
+    return Cost(
+        wall,
+        usage.ru_utime + usage.ru_stime,
+        usage.ru_maxrss / 1024,
+        rows,
+        len(sandbox.log) - before,
+        float(took[1]) if took else wall,
+        float(publishing[1]) if publishing else 0.0,
+    )
+
+
+def start(
+    command: tuple[str, ...], sandbox: Sandbox, folder: Path, **settings: object
+) -> subprocess.Popen[str]:
+    given = {"base_url": sandbox.url, "requests_per_minute": 100_000, **settings}
+    names = {f"SOURCES__TWILIO_VERIFY__{name.upper()}": str(v) for name, v in given.items()}
+    environment: dict[str, Any] = {
+        **os.environ,
+        **names,
+        "TWILIO_ACCOUNT_SID": sandbox.account_sid,
+        "TWILIO_AUTH_TOKEN": sandbox.auth_token,
+        "WAREHOUSE__DIR": str(folder),
+        "RUNTIME__DLTHUB_TELEMETRY": "false",
+    }
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=REPOSITORY, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+@contextmanager
+def serving(attempts: int, requests: int = 0, latency: float = 0.0) -> Iterator[Sandbox]:
+    """An account of 30 days up to now, by a right clock; the rate limit lifted unless given."""
+    account = Account(attempts=attempts, since=int(time.time()) - 30 * DAY)
+    limits = Limits(requests=requests, latency=latency)
+    with Sandbox(account, limits=limits) as sandbox:
+        # Made before anyone is timed; the soonest that a request may see it.
+        sandbox._api.answer("/v2/Attempts/Summary", {}, time.time())
+        yield sandbox
