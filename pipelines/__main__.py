@@ -21,6 +21,7 @@ from pipelines.backfill import backfill, window_of
 from pipelines.errors import Failure, Misuse, first_line, masked, redact
 from pipelines.filters import Filters, attempt_sid
 from pipelines.interrupt import INTERRUPTED, heed_signals, ignore_signals, was_interrupted
+from pipelines.progress import counted
 from pipelines.query import open_published, prompt, run_query
 from pipelines.sandbox.switches import SWITCHES
 from pipelines.settings import Settings, load_settings
@@ -73,14 +74,14 @@ def _sync(arguments: argparse.Namespace, settings: Settings, now: datetime) -> N
 
 
 def _print_outcome(settings: Settings, outcome: Outcome) -> None:
-    read = f"read {_count(outcome.attempts, 'attempt')} in {_count(outcome.slices, 'slice')}"
+    read = f"read {counted(outcome.attempts, 'attempt')} in {counted(outcome.slices, 'slice')}"
     published = outcome.unpublished or f"published {_shown(settings.published)}"
     print(f"{read} with {_cost(outcome)}; {published}")
 
 
 def _cost(outcome: Outcome) -> str:
     counts = outcome.counts
-    parts = [_count(counts.requests, "request")]
+    parts = [counted(counts.requests, "request")]
     if counts.retries:
         parts.append(f"of which {counts.retries:,} tried again")
     if outcome.rejected:
@@ -102,11 +103,11 @@ def _print_due(settings: Settings, now: datetime) -> None:
     requests = sum(piece.requests for piece in found)
     asked = sum(piece.attempts is not None for piece in found)
     seconds = limit_seconds(requests + asked, settings.requests_per_minute)
-    attempts = _count(sum(piece.attempts or 0 for piece in found), "attempt")
+    attempts = counted(sum(piece.attempts or 0 for piece in found), "attempt")
     if any(piece.attempts is None for piece in found):
-        attempts = "an unknown number of attempts (Twilio's Summary has no such filter)"
+        attempts = "an unknown number of attempts (Twilio did not count them)"
     print(
-        f"due: {attempts} in {_count(len(found), 'window')}, {_count(requests, 'request')}; "
+        f"due: {attempts} in {counted(len(found), 'window')}, {counted(requests, 'request')}; "
         f"after the {asked:,} of this dry run the rate limit allows them in {seconds // 60} min"
     )
 
@@ -145,7 +146,7 @@ def _fetch(arguments: argparse.Namespace, settings: Settings, now: datetime) -> 
             raise Misuse(f"'{masked(sid)}': {error}") from None
     sids = dict.fromkeys(arguments.sid)  # each once
     merged, missing = fetch_attempts(settings, sids, now)
-    print(f"merged {_count(merged, 'attempt')}; published {_shown(settings.published)}")
+    print(f"merged {counted(merged, 'attempt')}; published {_shown(settings.published)}")
     if missing:
         raise Failure(not_there(missing))
 
@@ -157,7 +158,7 @@ def _demo(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
     outcome = demo(settings, now)
     folder = _shown(settings.directory / "demo")
     print(
-        f"\nThis sync read {_count(outcome.attempts, 'attempt')} from the sandbox in "
+        f"\nThis sync read {counted(outcome.attempts, 'attempt')} from the sandbox in "
         f"{outcome.seconds:.1f} s. Now ask it something yourself:\n"
         f'  WAREHOUSE__DIR={folder} make sql QUERY="from daily_conversion limit 5"\n'
         f"  WAREHOUSE__DIR={folder} make sql\n"
@@ -259,10 +260,6 @@ def _log_to_stderr() -> None:
     )
     log.handlers = [handler]
     log.setLevel(logging.INFO)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def _shown(path: Path) -> Path:

@@ -13,17 +13,18 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pipelines.client import Client
 from pipelines.clock import Clock
 from pipelines.errors import Failure, Misuse
 from pipelines.losses import warn_of_losses
 from pipelines.progress import Progress
-from pipelines.reading import Package, packages
+from pipelines.reading import Package, SliceRead, packages
 from pipelines.settings import Settings, require_credentials
 from pipelines.sizing import Slice
 from pipelines.sync import (
@@ -44,7 +45,7 @@ log = logging.getLogger("verify_sync")
 
 @dataclass(frozen=True)
 class Job:
-    """An unfinished backfill. `asked` are its options as they were typed."""
+    """An unfinished backfill. `asked` are its options as they were typed; instants are aware."""
 
     account_sid: str
     filters_hash: str
@@ -53,24 +54,29 @@ class Job:
     before: str
     began_at: str
 
+    def __post_init__(self) -> None:
+        for text in (self.after, self.before, self.began_at):
+            if datetime.fromisoformat(text).tzinfo is None:
+                raise ValueError(f"{text} has no zone")
+
     @property
     def key(self) -> tuple[str, str]:
         """What there is one of at a time."""
         return self.account_sid, self.filters_hash
 
-    @property
-    def window(self) -> Window:
-        return Window(datetime.fromisoformat(self.after), datetime.fromisoformat(self.before))
-
     def left(self, read: WindowsRead, now: datetime) -> list[Window]:
         """What was not read since it began, and can still be."""
         oldest = (now - RETENTION).replace(microsecond=0)
-        windows = remaining(read, self.window, datetime.fromisoformat(self.began_at))
+        window = Window(*map(datetime.fromisoformat, (self.after, self.before)))
         return [
-            replace(window, after=max(window.after, oldest))
-            for window in windows
-            if window.before > oldest
+            replace(piece, after=max(piece.after, oldest))
+            for piece in remaining(read, window, datetime.fromisoformat(self.began_at))
+            if piece.before > oldest
         ]
+
+    def __str__(self) -> str:
+        options = f" {self.asked}" if self.asked else ""
+        return f"the backfill{options} that began {self.began_at}"
 
 
 def window_of(
@@ -86,7 +92,10 @@ def window_of(
     start = after or now - timedelta(days=days or RETENTION.days)
     end = before or now
     if end <= oldest:
-        raise Misuse(f"Twilio has forgotten what was created before {oldest:%F %T} UTC")
+        raise Misuse(
+            f"Twilio has forgotten what was created before {oldest:%F %T} UTC, so there is "
+            "nothing to read: choose a later --before"
+        )
     if start >= min(end, now):
         raise Misuse("--after must be earlier than --before, or than now")
     if start < oldest:
@@ -95,7 +104,8 @@ def window_of(
         log.warning("--before lies in the future: this reads what was created up to now")
     start, end = (at.replace(microsecond=0) for at in (max(start, oldest), min(end, now)))
     # `(after, before]` without the running second, but with what was created at `--after`.
-    return Window(start - SECOND if after else start, min(end, now - SECOND))
+    newest = now.replace(microsecond=0) - SECOND
+    return Window(start - SECOND if after else start, min(end, newest))
 
 
 def backfill(
@@ -104,44 +114,78 @@ def backfill(
     """Reads `window` again and publishes it, or goes on with an unfinished call of the same name.
 
     `asked` is that name: the options as they were typed; with none it goes on with whatever is
-    unfinished, unless it is to `restart`. Raises Failure or Misuse.
+    unfinished, or if it is to `restart` reads that again. Raises Failure or Misuse.
     """
     started, warehouse = time.monotonic(), Warehouse(settings)
+    account_sid = require_credentials(settings).account_sid
+    instants = (at.isoformat() for at in (*astuple(window), now.replace(microsecond=0)))
+    job = Job(account_sid, settings.filters.hash, asked, *instants)
     with (
         _alone(warehouse),
         mindful_of_expiry(settings, now),
         connect(settings, Clock(now)) as client,
-        sizing(client, settings) as sized,
     ):
-        outcome = Outcome(client.counts)
         with opened(warehouse):
-            read = windows_read(warehouse, settings, now)
-            warn_of_losses(read, settings.revisit_after, now)
-        job = _begun(settings, window, asked, now, restart)
-        left = job.left(read, now)
-        pieces = sized.measured(left, every=True)
-        with Progress.of(pieces, sized, shown=True) as progress:
-
-            def wanted(slices: Iterable[Slice]) -> Iterator[Slice]:
-                for piece in slices:
-                    if any(_overlap(piece.window, window) for window in left):
-                        yield piece
-                    else:  # a sync has read it meanwhile
-                        progress.less(piece.attempts or 0)
-
-            slices = wanted(sized.cut(pieces))
-            for reads in packages(client, slices, settings.filters, settings.concurrency, progress):
-                with opened(warehouse, patient=True):
-                    if warehouse.has_changed():
-                        left = job.left(windows_read(warehouse, settings, now), now)
-                    warehouse.load(Package.of(reads))
-                outcome.add(reads)
-                del reads  # or its rows stay in memory while the next ones are read
+            warn_of_losses(windows_read(warehouse, settings, now), settings.revisit_after, now)
+            job = _resumed(_unfinished(settings.directory), job, restart)
+            run = _Run(warehouse, client, job)
+            run.find_left()
+        while run.left:
+            run.read()
         with opened(warehouse, patient=True):
-            outcome.finish(warehouse)
+            run.outcome.finish(warehouse)
         _keep(settings.directory, job, finished=True)
-    outcome.seconds = time.monotonic() - started
-    return outcome
+    run.outcome.seconds = time.monotonic() - started
+    return run.outcome
+
+
+class _Run:
+    """What is left of a job, and reading it."""
+
+    def __init__(self, warehouse: Warehouse, client: Client, job: Job) -> None:
+        self._warehouse, self._settings = warehouse, warehouse.settings
+        self._client, self._job = client, job
+        self.outcome = Outcome(client.counts)
+        self.left: list[Window] = []
+
+    def find_left(self) -> None:
+        """By what is loaded, whoever has read it."""
+        now = self._client.clock()
+        self.left = self._job.left(windows_read(self._warehouse, self._settings, now), now)
+
+    def read(self) -> None:
+        """What is left; afterwards nothing is, unless what was loaded got lost meanwhile."""
+        first, last = self.left[0], self.left[-1]
+        log.info(
+            "reading what was created from %s to %s UTC", *map(_shown, (first.after, last.before))
+        )
+        with sizing(self._client, self._settings) as sized:
+            pieces = sized.measured(self.left, every=True)
+            with Progress.of(pieces, sized, shown=True) as progress:
+                slices = self._wanted(sized.cut(pieces), progress)
+                filters, concurrency = self._settings.filters, self._settings.concurrency
+                for reads in packages(self._client, slices, filters, concurrency, progress):
+                    self._load(reads)
+                    progress.loaded(reads[-1].window, self.outcome.attempts)
+                    del reads  # or its rows stay in memory while the next ones are read
+        with opened(self._warehouse, patient=True):
+            self.find_left()
+
+    def _load(self, reads: list[SliceRead]) -> None:
+        with opened(self._warehouse, patient=True):
+            if self._warehouse.has_changed():  # by a sync, which had its turn
+                self.find_left()
+            _keep(self._settings.directory, self._job)
+            self._warehouse.load(Package.of(reads))
+        self.outcome.add(reads)
+
+    def _wanted(self, slices: Iterable[Slice], progress: Progress) -> Iterator[Slice]:
+        """Without what others have read by now."""
+        for piece in slices:
+            if any(_overlap(piece.window, window) for window in self.left):
+                yield piece
+            else:
+                progress.less(piece.attempts or 0)
 
 
 def _overlap(one: Window, other: Window) -> bool:
@@ -159,45 +203,43 @@ def _alone(warehouse: Warehouse) -> Iterator[None]:
         raise Failure(f"another backfill is using {warehouse.directory}") from None
 
 
-def _begun(settings: Settings, window: Window, asked: str, now: datetime, restart: bool) -> Job:
-    """The unfinished one that is meant, or a new one, which is written down."""
-    account_sid = require_credentials(settings).account_sid
-    fresh = Job(
-        account_sid,
-        settings.filters.hash,
-        asked,
-        window.after.isoformat(),
-        window.before.isoformat(),
-        now.replace(microsecond=0).isoformat(),
-    )
-    old = next((job for job in _unfinished(settings.directory) if job.key == fresh.key), None)
-    if old is None or restart:
-        _keep(settings.directory, fresh)
-        return fresh
-    of_it = f"the backfill{old.asked and ' '}{old.asked} that began {old.began_at}"
-    if asked not in ("", old.asked):
+def _resumed(unfinished: list[Job], job: Job, restart: bool) -> Job:
+    """The unfinished job that is meant by `job`, else that."""
+    old = next((old for old in unfinished if old.key == job.key), None)
+    if old is None:
+        return job
+    if restart:
+        log.info("%s is given up", old)
+        same = replace(job, asked=old.asked, after=old.after, before=old.before)
+        return job if job.asked else same
+    if job.asked not in ("", old.asked):
         raise Misuse(
-            f"{of_it} is not finished: `verify-sync backfill` goes on with it, "
-            "with --restart another one begins"
+            f"{old} is not finished: `backfill` without options goes on with it, with --restart "
+            "this one takes its place"
         )
-    log.info("going on with %s", of_it)
+    log.info("going on with %s", old)
     return old
 
 
 def _keep(directory: Path, job: Job, finished: bool = False) -> None:
     """Writes down what is unfinished by now."""
-    jobs = [old for old in _unfinished(directory) if old.key != job.key]
-    jobs += [] if finished else [job]
-    fresh = directory / f"{_UNFINISHED}.new"
-    fresh.write_text(json.dumps([asdict(job) for job in jobs], indent=1), encoding="utf-8")
-    os.replace(fresh, directory / _UNFINISHED)
+    unfinished = _unfinished(directory)
+    jobs = [old for old in unfinished if old.key != job.key] + ([] if finished else [job])
+    if jobs != unfinished:
+        fresh = directory / f"{_UNFINISHED}.new"
+        fresh.write_text(json.dumps([asdict(job) for job in jobs], indent=1), encoding="utf-8")
+        os.replace(fresh, directory / _UNFINISHED)
 
 
 def _unfinished(directory: Path) -> list[Job]:
+    file = directory / _UNFINISHED
     try:
-        return [Job(**job) for job in json.loads((directory / _UNFINISHED).read_bytes())]
-    except FileNotFoundError:
-        return []
+        return [Job(**job) for job in json.loads(file.read_bytes())] if file.exists() else []
     except (ValueError, TypeError):  # as a power cut leaves it
-        log.warning("%s is damaged: what was unfinished begins anew", directory / _UNFINISHED)
+        log.warning("%s is damaged: what was unfinished begins anew", file)
+        file.unlink()
         return []
+
+
+def _shown(instant: datetime) -> str:
+    return f"{instant:%F %T}"

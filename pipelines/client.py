@@ -24,6 +24,7 @@ _SMALL_PAGE = 50  # the API's default; pages of this size have not been seen to 
 HEAVY_TRIES = 3
 _RESTARTS = 5  # of a slice whose page tokens are refused
 _KEYS_TOLD = 20
+_UNHEARD_OF = 10**10  # attempts in 30 days
 _LIST = "/v2/Attempts"
 
 log = logging.getLogger("verify_sync")
@@ -80,12 +81,12 @@ class Client:
         before: datetime | None = None,
         filters: Filters = NO_FILTERS,
         limit: int | None = None,
-        watch: Callable[[int], None] = lambda _: None,
+        watch: Callable[[int, int], None] = lambda *_: None,
     ) -> list[Page]:
         """The attempts created in the window, to the end of the chain of pages or `limit` attempts.
 
         Whether the API includes the bounds is not documented. Pages may hold an attempt twice.
-        `watch` is told after each page how many attempts there are by now: fewer after a restart.
+        `watch` is told after each page how many pages and attempts there are: fewer on a restart.
         Raises Failure (or one of transport's) if the end cannot be reached.
         """
         question, restarts = Question(after, before, filters), 0
@@ -211,20 +212,19 @@ def _first(limit: int | None, pages: Iterable[Page]) -> Iterator[Page]:
             return
 
 
-def _watched(watch: Callable[[int], None], pages: Iterable[Page]) -> list[Page]:
+def _watched(watch: Callable[[int, int], None], pages: Iterable[Page]) -> list[Page]:
     found, attempts = [], 0
     for page in pages:
         found.append(page)
         attempts += page.attempts.num_rows
-        watch(attempts)
+        watch(len(found), attempts)
     return found
 
 
 def _read_summary(content: bytes) -> Summary:
     body = read_object(content, "a summary")
-    try:
-        return Summary(
-            *(int(body[f"total_{name}"]) for name in ("attempts", "converted", "unconverted"))
-        )
-    except (KeyError, TypeError, ValueError):
-        raise Unreadable("Twilio answered 200 with something that is not a summary") from None
+    totals = [body.get(f"total_{name}") for name in ("attempts", "converted", "unconverted")]
+    numbers = [n for n in totals if isinstance(n, int) and 0 <= n < _UNHEARD_OF]
+    if numbers != totals:
+        raise Unreadable("Twilio answered 200 with something that is not a summary")
+    return Summary(*numbers)

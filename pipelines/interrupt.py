@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-INTERRUPTED = "interrupted; what was loaded is kept, the next run goes on and publishes it"
+INTERRUPTED = "interrupted; what was loaded is kept: run it again to go on"
 
 _told, _held = threading.Event(), threading.Event()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from math import ceil
 
 from tqdm import tqdm
@@ -42,9 +43,9 @@ class Progress:
     @classmethod
     def of(cls, pieces: Sequence[Slice], sizing: Sizing, shown: bool = False) -> Progress:
         """Of reading `pieces`; `shown` or not, it is if they are more than a slice."""
-        counts = [piece.attempts for piece in pieces]
-        total = None if None in counts else sum(count or 0 for count in counts)
-        pages = sum(piece.pages for piece in pieces if piece.attempts is not None)
+        counted = [piece for piece in pieces if piece.attempts is not None]
+        total = sum(piece.attempts or 0 for piece in counted) if counted or not pieces else None
+        pages = sum(piece.pages for piece in counted)
         requests = sizing.requests(pieces)
         return cls(sizing.client, total, shown or pages > MOST_PAGES, requests)
 
@@ -52,17 +53,16 @@ class Progress:
         if self._shown:
             log.info("%s", self._announcement())
         if self._shown and sys.stderr.isatty():
-            form = "{percentage:3.0f}% |{bar}| {n_fmt} of {total_fmt} attempts{postfix}"
-            if self._total is None:
-                form = "{n_fmt} attempts{postfix}"
+            form = "{percentage:3.0f}%|{bar}| {desc}" if self._total else "{desc}"
             self._open.enter_context(logging_redirect_tqdm([log]))
             self._bar = tqdm(total=self._total, bar_format=form, mininterval=0, file=sys.stderr)
             self._open.enter_context(self._bar)
             self.tick()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.tick()
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.tick()
         self._open.close()
 
     def page(self, window: Window, attempts: int) -> None:
@@ -78,8 +78,15 @@ class Progress:
             self._done, self._slices = self._done + attempts, self._slices + 1
             self._draw()
             if self._shown and self._bar is None:
-                span = f"{window.after:%F %T} to {window.before:%F %T} UTC: {attempts:,} attempts"
-                log.info("%s, %s; %s", span, self._share(), self._pace())
+                span = f"{window.after:%F %T} to {window.before:%F %T} UTC"
+                held = counted(attempts, "attempt")
+                log.info("%s: %s; %s%s", span, held, self._share(), self._pace())
+
+    def loaded(self, window: Window, attempts: int) -> None:
+        """So many attempts are kept whatever happens, those of the slice the last of them."""
+        if self._shown:
+            last = f"{window.before:%F %T}"
+            log.info("loaded %s attempts, created up to %s UTC", f"{attempts:,}", last)
 
     def less(self, attempts: int) -> None:
         """Others have read so many meanwhile."""
@@ -96,18 +103,29 @@ class Progress:
         if self._total is None:
             return None
         read = self._read()
-        left = max(self._total - read, 0)
+        left = self._total - read
+        if left < 0:  # it has grown, or was counted wrongly
+            return None
         # A slice's last page is seldom full, and the Summary is asked as well.
         a_request = max(read / max(self._client.counts.requests, 1), 1) if self._done else None
         requests = ceil(left / (a_request or self._client.page_size))
         pace = (time.monotonic() - self._began) / read if read else 0.0
         return max(self._client.seconds_for(requests), left * pace)
 
+    def _draw(self) -> None:
+        if self._bar is None:
+            return
+        self._bar.n = self._read()
+        self._bar.total = self._total and max(self._total, self._bar.n)
+        with suppress(OSError):
+            self._bar.ncols = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        self._bar.set_description_str(f"{self._share()}{self._pace()}", refresh=False)
+        self._bar.refresh(nolock=True)  # a signal in here would leave its own lock taken
+
     def _pace(self) -> str:
         left = self._left()
-        eta = "" if left is None else f", about {duration(left)} left"
-        slices = f"{self._slices:,} slice{'s' * (self._slices != 1)}"
-        return f"{slices}, {self._client.minute()} requests in the last minute{eta}"
+        eta = "" if left is None else f", {duration(left)} left"
+        return f"{eta}, {self._client.minute()} requests/min, {counted(self._slices, 'slice')}"
 
     def _share(self) -> str:
         """What of the whole has been read by now."""
@@ -115,25 +133,24 @@ class Progress:
         if not self._total:
             return f"{read:,}"
         whole = max(self._total, read)
-        return f"{read:,} of {whole:,} ({read / whole:.0%})"
+        share = f"{read:,} of {whole:,}"
+        return share if self._bar else f"{share} ({read / whole:.0%})"
 
     def _announcement(self) -> str:
         if self._total is None:
-            return "how much there is to read is unknown: Twilio does not count by these filters"
+            return "how much there is to read is not known: Twilio did not count it"
         least = duration(self._client.seconds_for(self._requests))
         return (
-            f"{self._total:,} attempts to read in about {self._requests:,} requests, "
-            f"which the rate limit allows in {least}"
+            f"{counted(self._total, 'attempt')} to read in about "
+            f"{counted(self._requests, 'request')}, which the rate limit allows in {least}"
         )
 
     def _read(self) -> int:
         return self._done + sum(self._reading.values())
 
-    def _draw(self) -> None:
-        if self._bar is not None:
-            self._bar.n = self._read()
-            self._bar.total = self._total and max(self._total, self._bar.n)
-            self._bar.set_postfix_str(self._pace())
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def duration(seconds: float) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -109,43 +109,56 @@ def packages(
         readers.stop()
 
 
+class _Chain:
+    """A slice that is being read, or was. `pages` are those it was counted to have, or has."""
+
+    def __init__(
+        self, pool: ThreadPoolExecutor, read: Callable[[_Chain], SliceRead], piece: Slice
+    ) -> None:
+        self.window, self.pages = piece.window, piece.pages
+        self.read = pool.submit(read, self)
+
+
 class _Readers:
     """Threads, and what they have read or are reading: `_group` complete and next to be loaded,
-    `_ahead` what follows; in order, each with the pages that it was expected to have."""
+    `_ahead` what follows, in order."""
 
     def __init__(
         self, client: Client, filters: Filters, concurrency: int, progress: Progress
     ) -> None:
         self._client, self._filters, self._progress = client, filters, progress
         self._most = max(PACKAGE_PAGES, MOST_PAGES * concurrency)
+        # The other half is read meanwhile; and one slice more does not exceed a package.
         self._enough = min(self._most // 2, PACKAGE_PAGES - MOST_PAGES)
         self._pool = ThreadPoolExecutor(concurrency)
         self._stopped = threading.Event()
-        self._group: deque[tuple[int, Future[SliceRead]]] = deque()
-        self._ahead: deque[tuple[int, Future[SliceRead]]] = deque()
+        self._group: deque[_Chain] = deque()
+        self._ahead: deque[_Chain] = deque()
 
     def packages(self, slices: Iterator[Slice]) -> Iterator[list[SliceRead]]:
-        following, held = next(slices, None), 0
+        following = next(slices, None)
         while following or self._ahead:
-            while following and (not held or held + following.pages <= self._most):
-                read = self._pool.submit(self._read, following)
-                self._ahead.append((following.pages, read))
-                held, following = held + following.pages, next(slices, None)
+            while following and self._has_room_for(following):
+                self._ahead.append(_Chain(self._pool, self._read, following))
+                following = next(slices, None)
             self._take_complete()
-            grouped = sum(pages for pages, _ in self._group)
+            grouped = sum(chain.pages for chain in self._group)
             if self._group and (grouped >= self._enough or not self._ahead):
-                yield [read.result() for _, read in self._group]
+                yield [chain.read.result() for chain in self._group]
                 self._group.clear()
-                held -= grouped
             else:
-                unfinished = [read for _, read in self._ahead if not read.done()]
+                unfinished = [chain.read for chain in self._ahead if not chain.read.done()]
                 wait(unfinished, timeout=1, return_when=FIRST_COMPLETED)
                 self._progress.tick()
 
     def complete(self) -> list[SliceRead]:
         """All that is complete and not loaded, whatever came in between."""
-        reads = (read for _, read in (*self._group, *self._ahead) if read.done())
+        reads = (chain.read for chain in (*self._group, *self._ahead) if chain.read.done())
         return [read.result() for read in reads if not read.cancelled() and not read.exception()]
+
+    def _has_room_for(self, piece: Slice) -> bool:
+        held = sum(chain.pages for chain in (*self._group, *self._ahead))
+        return not held or held + piece.pages <= self._most
 
     def stop(self) -> None:
         """Not waiting for chains, each of which may be waiting for an answer: they end there."""
@@ -153,17 +166,18 @@ class _Readers:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _take_complete(self) -> None:
-        for _, read in self._ahead:
-            if read.done():
-                read.result()  # raises what went wrong, wherever it did
-        while self._ahead and self._ahead[0][1].done():
+        for chain in self._ahead:
+            if chain.read.done():
+                chain.read.result()  # raises what went wrong, wherever it did
+        while self._ahead and self._ahead[0].read.done():
             self._group.append(self._ahead.popleft())
 
-    def _read(self, piece: Slice) -> SliceRead:
+    def _read(self, chain: _Chain) -> SliceRead:
         """Asks a second wider on each side: whether the API includes its bounds is unknown."""
-        window, read_at = piece.window, self._client.clock()
+        window, read_at = chain.window, self._client.clock()
 
-        def watch(attempts: int) -> None:
+        def watch(pages: int, attempts: int) -> None:
+            chain.pages = max(chain.pages, pages)
             self._progress.page(window, attempts)
             if self._stopped.is_set():
                 raise Failure("given up, because the run has ended")

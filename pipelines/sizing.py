@@ -11,15 +11,17 @@ from math import ceil
 from typing import NamedTuple
 
 from pipelines.client import HEAVY_TRIES, Client
+from pipelines.errors import Failure, Misuse
 from pipelines.filters import NO_FILTERS, Filters
-from pipelines.transport import ApiError, RefusedCredentials, TooHeavy
 from pipelines.windows import Window, cut
 
 MOST_PAGES = 25  # of a slice: what is read again when its chain breaks
 USUAL_PAGES, FEWEST_PAGES = 20, 10  # aimed at; a part of a window may hold more than the next
 CONCURRENCY = 4  # chains read at a time: at 2 s a page they keep up with 100 requests a minute
 MOST_CHAINS = 16  # unless told otherwise: each holds up to a slice in memory
-_UNCOUNTED = timedelta(days=1)  # the length of slices where Twilio does not say what they hold
+_DAY = timedelta(days=1)  # the length of slices where Twilio does not say what a window holds
+_LONG = timedelta(hours=36)  # of a window that is asked about whatever there was before
+_GROWTH = 4  # times the rate so far, and a window is still no more than a slice
 
 log = logging.getLogger("verify_sync")
 
@@ -57,6 +59,7 @@ class Sizing:
         self._filters, self._rate = filters, rate
         self._concurrency = concurrency
         self._pool = ThreadPoolExecutor(concurrency)
+        self._budget = 0  # of Summaries
 
     def __enter__(self) -> Sizing:
         return self
@@ -68,28 +71,37 @@ class Sizing:
         """The windows in order, with counts where (or `every` one) one may exceed a slice."""
         windows = list(windows)
         asked = [window for window in windows if self.asks(window, every)]
-        counted = {piece.window: piece.attempts for piece in self._counted(asked)}
+        counted = {piece.window: piece for piece in self._counted(asked)}
         measured = []
         for window in windows:
-            attempts = counted.get(window)
-            unknown = window in counted and attempts is None
-            parts = ceil((window.before - window.after) / _UNCOUNTED) if unknown else 1
-            measured += [self._slice(part, attempts) for part in cut(window, parts)]
+            piece = counted.get(window)
+            is_unknown = piece is not None and piece.attempts is None
+            measured += self._by_day(window) if is_unknown else [piece or self._slice(window, None)]
         return measured
+
+    def _by_day(self, window: Window) -> list[Slice]:
+        """Of a window that Twilio does not count; perhaps it was too large for that."""
+        first, *others = cut(window, ceil((window.before - window.after) / _DAY))
+        pieces = [self._count(first)]
+        if pieces[0].attempts is None:
+            return [*pieces, *(self._slice(other, None) for other in others)]
+        return [*pieces, *self._counted(others)]
 
     def cut(self, measured: Iterable[Slice]) -> Iterator[Slice]:
         """Slices of at most MOST_PAGES by the Summary, in order; it is asked a few slices ahead."""
         pieces = list(measured)
         usual = self._usual(pieces)
+        # Skewed accounts are cut more than once. One whose counts make no sense not for ever.
+        self._budget = 50 + 4 * sum(ceil(piece.pages / usual) for piece in pieces)
         for piece in pieces:
             yield from self._cut(piece, usual)
 
     def asks(self, window: Window, every: bool = False) -> bool:
-        """Whether Twilio is asked what there is in it."""
-        most = MOST_PAGES * self.client.page_size
-        seconds = (window.before - window.after).total_seconds()
-        is_large = every or self._rate is None or self._rate * seconds > most
-        return is_large and self._filters.are_summarised
+        """Whether Twilio is asked what there is in it: it may be more than a slice."""
+        length = window.before - window.after
+        likely = _GROWTH * (self._rate or 0.0) * length.total_seconds()
+        is_large = not self._rate or length > _LONG or likely > MOST_PAGES * self.client.page_size
+        return (every or is_large) and self._filters.are_summarised
 
     def requests(self, pieces: Iterable[Slice]) -> int:
         """About how many it takes to read them; one for each that was not counted."""
@@ -111,13 +123,8 @@ class Sizing:
             yield piece
             return
         joined: Slice | None = None
-        counted = 0
-        for part in self._counted(parts):
-            counted += part.attempts or 0
-            if counted > 2 * piece.attempts:
-                part = self._slice(
-                    part.window, None
-                )  # a Summary that ignores dates: no end of cutting
+        self._budget -= len(parts)
+        for part in self._counted(parts) if self._budget > 0 else self._uncounted(parts):
             both = self._joined(joined, part)
             if joined is not None and both.pages > usual:
                 yield from self._cut(joined, usual)
@@ -135,12 +142,16 @@ class Sizing:
         while asked:
             yield asked.popleft().result()
 
+    def _uncounted(self, windows: Iterable[Window]) -> Iterator[Slice]:
+        log.warning("Twilio's counts make no sense; reading goes on without them")
+        yield from (self._slice(window, None) for window in windows)
+
     def _count(self, window: Window) -> Slice:
         try:
             summary = self.client.summary(window.after, window.before, self._filters, HEAVY_TRIES)
-        except RefusedCredentials:
+        except Misuse:
             raise
-        except (ApiError, TooHeavy) as failure:
+        except Failure as failure:
             log.warning("%s; reading goes on without Twilio's count", failure)
             return self._slice(window, None)
         return self._slice(window, summary.attempts)

@@ -62,6 +62,9 @@ class Outcome:
                 f"{self.rejected:,}",
             )
         started = time.monotonic()
+        if not warehouse.is_begun():
+            self.unpublished = "there was nothing to read"
+            return
         warehouse.apply_views()
         self.unpublished = warehouse.why_not_publish(publish_every)
         if self.unpublished is None:
@@ -99,6 +102,7 @@ def sync(settings: Settings, now: datetime) -> Outcome:
                 ):
                     warehouse.load(Package.of(reads))
                     outcome.add(reads)
+                    progress.loaded(reads[-1].window, outcome.attempts)
                     del reads  # or its rows stay in memory while the next ones are read
         outcome.finish(warehouse, settings.publish_every)
     outcome.seconds = time.monotonic() - started

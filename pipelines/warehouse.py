@@ -48,7 +48,7 @@ from pipelines.recovery import (
 from pipelines.settings import Settings
 from pipelines.source import TABLES, loaded, rate_sql, windows_read_sql
 from pipelines.views import create_views
-from pipelines.windows import RETENTION, WindowsRead
+from pipelines.windows import RETENTION, SECOND, WindowsRead
 
 _READABLE_SINCE = "v1.2.0"  # DuckDB 2.0's own storage format cannot be opened by 1.x
 _SPARE = 64 * 2**20  # bytes left free on the disk after publishing
@@ -71,6 +71,15 @@ _UNPUBLISHED = f"""
             or load_id in (select _dlt_load_id from {SCHEMA}.windows_read where attempts > 0)
             or load_id in (select _dlt_load_id from {SCHEMA}.rejected_attempts)
         )
+"""
+
+# What a reader gets of the same rows.
+_MEANING = """
+    select sql from duckdb_views()
+    where not internal and database_name = current_database()
+    union all
+    select settings::varchar from main.settings
+    order by all
 """
 
 # As a power cut leaves it: files that are empty, or not there.
@@ -260,9 +269,13 @@ class Warehouse:
         self.connection.unregister("package")
         return package.without([sid for (sid,) in older])
 
+    def is_begun(self) -> bool:
+        """Whether there has been a first load."""
+        return "attempts" in self._tables()
+
     def require(self) -> None:
         """Raises Failure before the first sync."""
-        if "attempts" not in self._tables():  # of the published file, if that is what there is
+        if not self.is_begun():  # of the published file, if that is what there is
             raise Failure(f"{self.directory} holds no attempts yet; run `make sync` first")
 
     def check_account(self, account_sid: str, file: Path | None = None) -> None:
@@ -308,12 +321,14 @@ class Warehouse:
             return None
         if newest is None:
             return None
-        if not self._rows(_UNPUBLISHED.format(newest=newest)):
+        as_published = self._rows(_MEANING, self.published)
+        if not self._rows(_UNPUBLISHED.format(newest=newest)) and as_published == self._rows(
+            _MEANING
+        ):
             return "nothing new to publish"
         age = timedelta(seconds=time.time() - self.published.stat().st_mtime)
         if timedelta() <= age < every:
-            minutes = age // timedelta(minutes=1)
-            return f"not published, because that was done {minutes} min ago (publish_every)"
+            return f"not published again: that was {age // SECOND} s ago, see publish_every"
         return None
 
     def publish(self) -> None:

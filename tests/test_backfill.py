@@ -29,9 +29,9 @@ from pipelines.backfill import backfill, window_of
 from pipelines.errors import Failure, Misuse
 from pipelines.filters import Filters
 from pipelines.reading import Package
-from pipelines.sync import Outcome, sync
+from pipelines.sync import Outcome, sync, windows_read
 from pipelines.warehouse import Warehouse
-from pipelines.windows import RETENTION, SECOND, Window
+from pipelines.windows import RETENTION, SECOND, Window, remaining
 from tests.conftest import (
     NOW,
     REPOSITORY,
@@ -45,6 +45,7 @@ from tests.conftest import (
 
 MakeWorld = Callable[..., World]
 DAY = timedelta(days=1)
+FIELDS = ("account_sid", "filters_hash", "asked", "after", "before", "began_at")
 
 
 def run(world: World, days: int = 30, asked: str = "", restart: bool = False) -> Outcome:
@@ -157,10 +158,12 @@ def test_what_is_left_out_of_a_window_is_said(
 def test_what_it_takes_is_known_before_it_starts(configured: World, capsys: Capture) -> None:
     assert main(["backfill"], now=NOW) == 0
     told = capsys.readouterr()
-    first, *slices = told.err.splitlines()
+    window, first, *slices, loaded = told.err.splitlines()
     total = len(configured.truth())
     assert f"{total:,} attempts to read in about 2 requests" in first
+    assert "from 2026-10-21 12:00:00 to 2026-11-20 11:59:59 UTC" in window
     assert f"{total:,} of {total:,} (100%)" in slices[-1]
+    assert f"loaded {total:,} attempts" in loaded
     assert "published" in told.out
 
 
@@ -231,6 +234,61 @@ def test_another_window_while_one_is_unfinished(
     assert unfinished(world) == []
 
 
+def test_one_that_read_nothing_is_not_in_the_way(
+    configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TWILIO_AUTH_TOKEN", "a-wrong-token")
+        assert main(["backfill", "--days", "1"], now=NOW) == 2
+    assert main(["backfill", "--days", "2"], now=NOW) == 0
+
+
+def test_what_got_lost_meanwhile_is_read_again(
+    in_slices: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two packages somebody deletes the loading file."""
+    world, load, loads = in_slices, Warehouse.load, 0
+    world.sync()
+    world.move(minutes=1)
+
+    def loading(warehouse: Warehouse, package: Package) -> None:
+        nonlocal loads
+        loads += 1
+        load(warehouse, package)
+        if loads == 3:
+            warehouse.connection.execute(
+                "delete from twilio_verify.windows_read where _dlt_load_id ="
+                " (select max(_dlt_load_id) from twilio_verify.windows_read)"
+            )
+
+    monkeypatch.setattr(Warehouse, "load", loading)
+    run(world)
+    read = world.query(
+        "select created_after, count(*) as n from twilio_verify.windows_read"
+        " where read_at >= timestamptz '2026-11-20 12:01:00+00' group by 1 order by 1"
+    )
+    assert read[0]["created_after"] == world.now - RETENTION
+    assert unfinished(world) == []
+    assert nothing_left(world)
+
+
+def nothing_left(world: World) -> bool:
+    reads = windows_read(Warehouse(world.settings), world.settings, world.now)
+    window = Window(world.now - RETENTION, world.now - SECOND)
+    return remaining(reads, window, world.now) == []
+
+
+def test_restart_reads_the_same_window_unless_told_another(in_slices: World) -> None:
+    whole = len([r for r in in_slices.truth().values() if r["date_created"] > NOW - 9 * DAY
+                 and r["date_created"] <= NOW - 2 * DAY])  # fmt: skip
+    moment = [NOW.isoformat(), "loading", "1", "0.01", str(int(signal.SIGKILL))]
+    options = ["--after", "9 days ago", "--before", "2 days ago"]
+    run_in_process(in_slices, "tests.crash", *moment, "backfill", *options)
+    assert len(unfinished(in_slices)) == 1
+    in_slices.move(hours=1)
+    assert abs(run(in_slices, restart=True).attempts - whole) <= 2
+
+
 def test_what_twilio_has_forgotten_meanwhile_is_not_vouched_for(in_slices: World) -> None:
     world = in_slices
     killed_at(world, 1)
@@ -245,13 +303,17 @@ def test_what_twilio_has_forgotten_meanwhile_is_not_vouched_for(in_slices: World
     assert len(world.query("from gaps")) == 1
 
 
+@pytest.mark.parametrize(
+    "content",
+    ['[{"asked": ', "7", '[{"asked": 1}]', json.dumps([dict.fromkeys(FIELDS, "2026-11-20")])],
+)
 def test_a_damaged_note_of_what_was_unfinished(
-    in_slices: World, caplog: pytest.LogCaptureFixture
+    in_slices: World, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
     killed_at(in_slices, 1)
-    (in_slices.settings.directory / "backfill.json").write_bytes(b'[{"asked": ')
+    (in_slices.settings.directory / "backfill.json").write_text(content)
     run(in_slices)
-    assert "backfill.json is damaged" in caplog.text
+    assert caplog.text.count("backfill.json is damaged") == 1
     assert in_slices.stored() == in_slices.truth()
 
 
@@ -358,5 +420,5 @@ def test_a_terminal_gets_a_bar(configured: World) -> None:
     os.close(terminal)
     os.close(reader)
     total = len(configured.truth())
-    assert re.search(rf"100% \|.*\| {total} of {total} attempts, 1 slice, ", told), told
+    assert re.search(rf"100%\|.*\| {total:,} of {total:,}, .*, 1 slice", told), told
     assert "Traceback" not in told

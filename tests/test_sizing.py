@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 from math import ceil
+from typing import Any
 
 import pytest
 
@@ -116,6 +119,62 @@ def test_a_summary_that_fails_stops_nothing(
         outcome = world.sync()
     assert "reading goes on without Twilio's count" in caplog.text
     assert outcome.slices == 30
+    assert world.stored() == world.truth()
+
+
+@pytest.mark.parametrize("parameter", ["DateCreatedAfter", "DateCreatedBefore"])
+def test_counts_that_make_no_sense_are_not_asked_for_ever(world: World, parameter: str) -> None:
+    """A Summary that ignores a date counts the same in every part of a window."""
+    answer = world.sandbox.answer
+
+    def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
+        given = {**parameters}
+        if path.endswith("/Summary"):
+            given.pop(parameter)
+        return answer(path, given, *rest)
+
+    world.sandbox.answer = answering  # type: ignore[method-assign]
+    world.settings = replace(world.settings, page_size=20)
+    world.sync()
+    assert len(summaries(world)) < 150
+    assert world.stored() == world.truth()
+
+
+def test_a_summary_too_large_to_be_answered_is_asked_by_day(make_world: MakeWorld) -> None:
+    world = make_world(attempts=6_000)
+    world.settings = replace(world.settings, page_size=20)
+    answer = world.sandbox.answer
+
+    def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
+        days = [parameters.get(f"DateCreated{name}", "")[8:10] for name in ("After", "Before")]
+        if path.endswith("/Summary") and int(days[1]) - int(days[0]) not in (0, 1, -29, -30):
+            raise Refusal(504, 20504, "Timeout")
+        return answer(path, parameters, *rest)
+
+    world.sandbox.answer = answering  # type: ignore[method-assign]
+    outcome = world.sync()
+    assert outcome.slices > 20
+    assert world.stored() == world.truth()
+    (read,) = world.query("select max(pages) as pages from twilio_verify.windows_read")
+    assert read["pages"] <= MOST_PAGES
+
+
+@pytest.mark.parametrize("total", ["null", "-5", '"7"', "1e308", "99999999999999"])
+def test_totals_that_are_none(make_world: MakeWorld, total: str) -> None:
+    world, seen = make_world(attempts=500), []
+    answer = world.sandbox.answer
+
+    def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
+        text = answer(path, parameters, *rest)
+        if path.endswith("/Summary"):
+            seen.append(path)
+            return re.sub(r'"total_attempts": \d+', f'"total_attempts": {total}', text)
+        return text
+
+    world.sandbox.answer = answering  # type: ignore[method-assign]
+    world.settings = replace(world.settings, give_up_after=timedelta(seconds=1))
+    world.sync()
+    assert seen
     assert world.stored() == world.truth()
 
 

@@ -61,7 +61,7 @@ def steady(sizes: Sequence[int]) -> Iterator[str]:
                 " where attempts < 3_000_000",
             )  # fmt: skip
         costs.append(cost)
-        yield f"{size:22,}{read:11,}{cost.wall:9.1f}{cost.cpu:9.1f}{publishing:14.1f}"
+        yield f"{size:22,}{read:11,}{cost.wall:9.1f}{cost.cpu:9.1f}{publishing or '<1':>14}"
     wall, cpu = costs[-1].wall / costs[0].wall, costs[-1].cpu / costs[0].cpu
     yield (
         f"at {sizes[-1]:,} rows a sync takes {wall:.2f} times the wall time and {cpu:.2f} times "
