@@ -197,7 +197,7 @@ def _alone(warehouse: Warehouse) -> Iterator[None]:
     """Two of them would read the same."""
     warehouse.directory.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(warehouse.directory / "backfill.lock", timeout=0):
+        with FileLock(warehouse.backfill_lock, timeout=0):
             yield
     except Timeout:
         raise Failure(f"another backfill is using {warehouse.directory}") from None

@@ -31,6 +31,14 @@ def default_concurrency(requests_per_minute: int) -> int:
     return max(CONCURRENCY, min(ceil(CONCURRENCY * requests_per_minute / 100), MOST_CHAINS))
 
 
+def may_exceed_slice(window: Window, rate: float | None, page_size: int) -> bool:
+    """Whether the window may hold more than MOST_PAGES, `rate` being the most attempts a second
+    that were found so far."""
+    length = window.before - window.after
+    likely = _GROWTH * (rate or 0.0) * length.total_seconds()
+    return not rate or length > _LONG or likely > MOST_PAGES * page_size
+
+
 class Slice(NamedTuple):
     """A window, how many attempts Twilio counts in it, if it was asked and said so, and how many
     pages it has by that, or may have."""
@@ -97,10 +105,8 @@ class Sizing:
             yield from self._cut(piece, usual)
 
     def asks(self, window: Window, every: bool = False) -> bool:
-        """Whether Twilio is asked what there is in it: it may be more than a slice."""
-        length = window.before - window.after
-        likely = _GROWTH * (self._rate or 0.0) * length.total_seconds()
-        is_large = not self._rate or length > _LONG or likely > MOST_PAGES * self.client.page_size
+        """Whether Twilio is asked what there is in it."""
+        is_large = may_exceed_slice(window, self._rate, self.client.page_size)
         return (every or is_large) and self._filters.are_summarised
 
     def requests(self, pieces: Iterable[Slice]) -> int:

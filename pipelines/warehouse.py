@@ -100,6 +100,7 @@ class Warehouse:
         self.directory = settings.directory
         self.loading = settings.directory / "loading.duckdb"
         self.published = settings.published
+        self.backfill_lock = settings.directory / "backfill.lock"
         self._working_folder = settings.directory / "dlt"
         self._connection: Connection | None = None
         self._dlt_connection: Connection | None = None
@@ -146,10 +147,18 @@ class Warehouse:
         try:
             return lock.acquire()
         except Timeout:
-            if not patient:
+            if not patient and not self._is_backfilled():
                 raise
         log.info("waiting until another run has done with %s", self.directory)
         return lock.acquire(timeout=-1)
+
+    def _is_backfilled(self) -> bool:
+        """A backfill has the warehouse for seconds only, so others can wait for it."""
+        try:
+            with FileLock(self.backfill_lock, timeout=0):
+                return False
+        except Timeout:
+            return True
 
     @contextmanager
     def _connected(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ prints the table; `make bench ARGS="--only quarter"` does every sync with the re
 
 from __future__ import annotations
 
+import heapq
 import io
 import json
 import math
@@ -32,7 +33,7 @@ from pipelines.sandbox.render import Renderer
 from pipelines.sandbox.sends import DAY
 from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Switches
-from pipelines.sizing import MOST_PAGES
+from pipelines.sizing import may_exceed_slice
 from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, Window, WindowsRead, plan
 from tests.conftest import as_columns, environment_of, serving
 
@@ -150,7 +151,7 @@ class Planned:
         self.read = WindowsRead.of(())
         self.reads = np.zeros(len(quarter.created), dtype=np.int64)
         self.requests = 0
-        self.rates: list[tuple[datetime, float]] = []
+        self.rates: list[tuple[float, datetime]] = []  # the highest first
         self.unmerged: list[tuple[np.ndarray, int]] = []
         self.connection = duckdb.connect()
 
@@ -167,14 +168,15 @@ class Planned:
 
     def _sync(self, now: datetime) -> None:
         pieces, oldest = plan(self.read, DEFAULT_SCHEDULE, now), now - RETENTION
-        known = [rate for before, rate in self.rates if before > oldest]
-        self.rates = [(before, rate) for before, rate in self.rates if before > oldest]
+        while self.rates and self.rates[0][1] <= oldest:
+            heapq.heappop(self.rates)
+        rate = -self.rates[0][0] if self.rates else None
         for piece in pieces:
             places = self._listed(piece, int(now.timestamp()))
-            length = (piece.before - piece.after).total_seconds()
-            self.requests += not known or max(known) * length > MOST_PAGES * PAGE  # the Summary
+            self.requests += may_exceed_slice(piece, rate, PAGE)  # the Summary
             self.requests += max(1, math.ceil(len(places) / PAGE))
-            self.rates.append((piece.before, len(places) / length))
+            found = len(places) / (piece.before - piece.after).total_seconds()
+            heapq.heappush(self.rates, (-found, piece.before))
             self.reads[places] += 1
             if len(places):
                 self.unmerged.append((places, int(now.timestamp())))

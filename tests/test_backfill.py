@@ -16,7 +16,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -26,7 +26,7 @@ from filelock import FileLock
 from pipelines import reading
 from pipelines.__main__ import main
 from pipelines.backfill import backfill, window_of
-from pipelines.errors import Failure, Misuse
+from pipelines.errors import Misuse
 from pipelines.filters import Filters
 from pipelines.reading import Package
 from pipelines.sync import Outcome, sync, windows_read
@@ -334,7 +334,7 @@ def test_syncs_get_their_turn_and_what_they_read_counts(
     running.start()
     while not (world.settings.directory / "loading.duckdb").exists() or pages_asked(world) < 15:
         time.sleep(0.05)
-    synced = until_free(world)
+    synced = sync(world.settings, world.now)  # waits while a package is loaded
     running.join()
     assert told[0].returncode == 0, told[0].stderr
     assert synced.attempts > 1_000
@@ -345,15 +345,6 @@ def test_syncs_get_their_turn_and_what_they_read_counts(
 
 def slow(_: str | None) -> None:
     time.sleep(0.03)
-
-
-def until_free(world: World) -> Outcome:
-    """As a scheduler would, only more often."""
-    for _ in range(200):
-        with suppress(Failure):
-            return sync(world.settings, world.now)
-        time.sleep(0.05)
-    raise AssertionError("the lock was never released")
 
 
 def test_an_older_reading_does_not_replace_a_newer_one(world: World) -> None:

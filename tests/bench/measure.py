@@ -83,6 +83,7 @@ def start(
         "TWILIO_AUTH_TOKEN": sandbox.auth_token,
         "WAREHOUSE__DIR": str(folder),
         "RUNTIME__DLTHUB_TELEMETRY": "false",
+        "PYTHONPATH": "" if command[:2] == OURS else str(REPOSITORY / ".venv" / "bench"),
     }
     return subprocess.Popen(
         [sys.executable, *command], cwd=REPOSITORY, env=environment, text=True,
