@@ -155,7 +155,7 @@ class _Run:
 
     def read(self) -> None:
         """What is left; afterwards nothing is, unless what was loaded got lost meanwhile."""
-        first, last = self.left[0], self.left[-1]
+        before, first, last = self.left, self.left[0], self.left[-1]
         log.info(
             "reading what was created from %s to %s UTC", *map(_shown, (first.after, last.before))
         )
@@ -170,6 +170,8 @@ class _Run:
                     del reads  # or its rows stay in memory while the next ones are read
         with opened(self._warehouse, patient=True):
             self.find_left()
+        if self.left == before:
+            raise Failure("what was read is not in the warehouse: something else writes into it")
 
     def _load(self, reads: list[SliceRead]) -> None:
         with opened(self._warehouse, patient=True):

@@ -16,7 +16,7 @@ from pipelines.filters import NO_FILTERS, Filters
 from pipelines.windows import Window, cut
 
 MOST_PAGES = 25  # of a slice: what is read again when its chain breaks
-USUAL_PAGES, FEWEST_PAGES = 20, 10  # aimed at; a part of a window may hold more than the next
+USUAL_PAGES, FEWEST_PAGES = 18, 10  # aimed at; a part of a window may hold more than the next
 CONCURRENCY = 4  # chains read at a time: at 2 s a page they keep up with 100 requests a minute
 MOST_CHAINS = 16  # unless told otherwise: each holds up to a slice in memory
 _DAY = timedelta(days=1)  # the length of slices where Twilio does not say what a window holds

@@ -76,6 +76,14 @@ def test_every_output_is_the_real_one(
     assert told >= 4
 
 
+def test_the_figures_it_quotes_are_what_the_bench_found() -> None:
+    found = (REPOSITORY / "tests" / "bench" / "results.txt").read_text(encoding="utf-8")
+    *_, quoted = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    lines = [line for line in quoted.splitlines() if line]
+    assert len(lines) > 10
+    assert set(lines) <= set(found.splitlines())
+
+
 def test_every_make_target_it_names_exists() -> None:
     named = set(re.findall(r"\bmake ([a-z]+)", README))
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
