@@ -50,7 +50,7 @@ def main() -> None:
         for line in parts[name]():
             print(line, flush=True)
             lines.append(line)
-        keep(name, lines)
+        keep(f"{name}_{given.requests}" if name == "limit" else name, lines)
 
 
 def keep(name: str, lines: Iterable[str]) -> None:
