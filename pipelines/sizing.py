@@ -128,9 +128,13 @@ class Sizing:
         if piece.attempts is None or piece.pages <= MOST_PAGES or len(parts) == 1:
             yield piece
             return
-        joined: Slice | None = None
+        if self._budget < len(parts):
+            log.warning("Twilio's counts make no sense; a slice is read as it is")
+            yield piece
+            return
         self._budget -= len(parts)
-        for part in self._counted(parts) if self._budget > 0 else self._uncounted(parts):
+        joined: Slice | None = None
+        for part in self._counted(parts):
             both = self._joined(joined, part)
             if joined is not None and both.pages > usual:
                 yield from self._cut(joined, usual)
@@ -147,10 +151,6 @@ class Sizing:
                 yield asked.popleft().result()
         while asked:
             yield asked.popleft().result()
-
-    def _uncounted(self, windows: Iterable[Window]) -> Iterator[Slice]:
-        log.warning("Twilio's counts make no sense; reading goes on without them")
-        yield from (self._slice(window, None) for window in windows)
 
     def _count(self, window: Window) -> Slice:
         try:

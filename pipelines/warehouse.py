@@ -73,10 +73,10 @@ _UNPUBLISHED = f"""
         )
 """
 
-# What a reader gets of the same rows.
+# What a reader gets of the same rows; not the views' own texts, which DuckDB rewrites on storing.
 _MEANING = """
-    select sql from duckdb_views()
-    where not internal and database_name = current_database()
+    select concat_ws(' ', table_name, column_name, data_type, comment)
+    from duckdb_columns() where schema_name = 'main' and not internal
     union all
     select settings::varchar from main.settings
     order by all
