@@ -91,16 +91,20 @@ def _sync(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_window(command: argparse.ArgumentParser, prefix: str = "") -> None:
+    command.add_argument(
+        "--after",
+        help=f"{prefix}created after: a date or a date and time (UTC unless it says otherwise), "
+        "today, yesterday, '6 hours ago', '2 days ago', '1 week ago'",
+    )
+    command.add_argument("--before", help="created before, likewise (default: now)")
+
+
 def _backfill(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--days", type=_between(int, 1, 3650), help="the last so many days (default: 30)"
     )
-    command.add_argument(
-        "--after",
-        help="instead: created since a date or a date and time (UTC unless it says otherwise), "
-        "today, yesterday, '6 hours ago', '2 days ago'",
-    )
-    command.add_argument("--before", help="created before, likewise (default: now)")
+    _add_window(command, "instead: ")
     command.add_argument(
         "--restart", action="store_true", help="begin anew even if an earlier one is unfinished"
     )
@@ -109,12 +113,7 @@ def _backfill(command: argparse.ArgumentParser) -> None:
 def _list(command: argparse.ArgumentParser) -> None:
     for name, option in FILTER_OPTIONS.items():
         command.add_argument(option, dest=name, metavar=name.upper(), help=_HELP[name])
-    command.add_argument(
-        "--after",
-        help="created after: a date or a date and time (UTC unless it says otherwise), today, "
-        "yesterday, '6 hours ago', '2 days ago'",
-    )
-    command.add_argument("--before", help="created before, likewise")
+    _add_window(command)
     command.add_argument(
         "--limit", type=_between(int, 1, 10**7), default=20, help="at most so many"
     )

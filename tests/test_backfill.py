@@ -246,7 +246,7 @@ def test_one_that_read_nothing_is_not_in_the_way(
 def test_what_got_lost_meanwhile_is_read_again(
     in_slices: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two packages somebody deletes the loading file."""
+    """As if the loading file had been rebuilt between two packages, without the last of them."""
     world, load, loads = in_slices, Warehouse.load, 0
     world.sync()
     world.move(minutes=1)

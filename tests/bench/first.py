@@ -16,6 +16,7 @@ import orjson
 import requests
 
 from pipelines.sandbox.server import Sandbox
+from pipelines.sizing import default_concurrency
 from tests.bench.measure import (
     OFFICIAL,
     OURS,
@@ -87,7 +88,7 @@ def limit(per_minute: int) -> Iterator[str]:
             cost = measure(BACKFILL, sandbox, next(folder), **given)
             refused = sum(request.status == 429 for request in sandbox.log)
         least = 60 * (ceil(cost.requests / per_minute) - 1)
-        chains = settings.get("concurrency", max(4, min(16, per_minute // 25)))
+        chains = settings.get("concurrency", default_concurrency(per_minute))
         yield (
             f"{cost.rows:,.0f} attempts at {per_minute} requests a minute, {seconds} s an answer, "
             f"{chains} chains: {cost.requests:,.0f} requests, {refused} refused, the limit alone "
