@@ -166,7 +166,7 @@ class _Run:
                 filters, concurrency = self._settings.filters, self._settings.concurrency
                 for reads in packages(self._client, slices, filters, concurrency, progress):
                     self._load(reads)
-                    progress.loaded(reads[-1].window, self.outcome.attempts)
+                    progress.loaded(self.outcome.attempts)
                     del reads  # or its rows stay in memory while the next ones are read
         with opened(self._warehouse, patient=True):
             self.find_left()

@@ -124,10 +124,10 @@ def _usual_page(content: bytes, read_at: datetime) -> Page | None:
         page = pj.read_json(pa.BufferReader(content), options, _PAGE)
     except (UnicodeDecodeError, pa.ArrowInvalid):
         return None
-    metas, lists = page["meta"].to_pylist(), page["attempts"].combine_chunks()
+    metas, lists = page["meta"].to_pylist(), page["attempts"]
     if len(metas) != 1 or metas[0] is None or lists.null_count:
         return None
-    records = lists.flatten()
+    records = lists.chunk(0).flatten()
     sids = set(records.field("sid").to_pylist())
     if len(sids) < len(records) or not all(sids):
         return None
@@ -173,7 +173,7 @@ def _table(records: pa.StructArray, extras: pa.Array, read_at: datetime) -> pa.T
     ]
     for name in NESTED:
         columns += [part.cast(pa.string()) for part in records.field(name).flatten()]
-    columns += [extras, pa.array([read_at] * len(records), _TIMESTAMP)]
+    columns += [extras, pa.repeat(pa.scalar(read_at, _TIMESTAMP), len(records))]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 

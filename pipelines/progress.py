@@ -82,11 +82,11 @@ class Progress:
                 held = counted(attempts, "attempt")
                 log.info("%s: %s; %s%s", span, held, self._share(), self._pace())
 
-    def loaded(self, window: Window, attempts: int) -> None:
-        """So many attempts are kept whatever happens, those of the slice the last of them."""
+    def loaded(self, attempts: int) -> None:
+        """So many attempts are kept whatever happens."""
         if self._shown:
-            last = f"{window.before:%F %T}"
-            log.info("loaded %s attempts, created up to %s UTC", f"{attempts:,}", last)
+            whole = f" of {max(self._total, attempts):,}" if self._total else ""
+            log.info("loaded %s%s attempts", f"{attempts:,}", whole)
 
     def less(self, attempts: int) -> None:
         """Others have read so many meanwhile."""

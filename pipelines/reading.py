@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -17,10 +16,12 @@ from pipelines.decode import within
 from pipelines.errors import Failure
 from pipelines.filters import NO_FILTERS, Filters
 from pipelines.progress import Progress
-from pipelines.sizing import CONCURRENCY, MOST_PAGES, Slice
+from pipelines.sizing import CONCURRENCY, MOST_PAGES, USUAL_PAGES, Slice
 from pipelines.windows import SECOND, Window
 
-PACKAGE_PAGES = 100  # at most; a load costs 0.2-0.4 CPU s whatever its size, so not many small ones
+PACKAGE_PAGES = 100  # at most; a load costs 0.2 CPU s whatever its size, so not many small ones
+ENOUGH_PAGES = PACKAGE_PAGES - MOST_PAGES  # to be loaded: with a slice more it is no larger
+_IDLE = 1.0  # seconds until the rate limit lets the next request through: time to load
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ def packages(
     concurrency: int = CONCURRENCY,
     progress: Progress | None = None,
 ) -> Iterator[list[SliceRead]]:
-    """Pages `concurrency` slices at a time and yields them in order, in packages to be loaded.
+    """Pages `concurrency` slices at a time, in order, and yields what is complete, in packages.
 
     A package counts as loaded when the next one is asked for. What is being read, or was and is
-    not loaded yet, is never more than MOST_PAGES a chain, or PACKAGE_PAGES if that is more: so
-    much is in memory, and is read again after a kill. When reading fails or is interrupted, all
-    slices that are complete come before the failure.
+    not loaded yet, is never more than 75 pages and 18 a chain: so much is in memory, and is read
+    again after a kill. When reading fails or is interrupted, all slices that are complete come
+    before the failure.
     """
     readers = _Readers(client, filters, concurrency, progress or Progress(client))
     try:
@@ -120,44 +121,45 @@ class _Chain:
 
 
 class _Readers:
-    """Threads, and what they have read or are reading: `_group` complete and next to be loaded,
-    `_ahead` what follows, in order."""
+    """Threads, and the slices that they read or have read and that are not loaded yet."""
 
     def __init__(
         self, client: Client, filters: Filters, concurrency: int, progress: Progress
     ) -> None:
         self._client, self._filters, self._progress = client, filters, progress
-        self._most = max(PACKAGE_PAGES, MOST_PAGES * concurrency)
-        # The other half is read meanwhile; and one slice more does not exceed a package.
-        self._enough = min(self._most // 2, PACKAGE_PAGES - MOST_PAGES)
+        self._most = ENOUGH_PAGES + USUAL_PAGES * concurrency
         self._pool = ThreadPoolExecutor(concurrency)
         self._stopped = threading.Event()
-        self._group: deque[_Chain] = deque()
-        self._ahead: deque[_Chain] = deque()
+        self._chains: list[_Chain] = []
 
     def packages(self, slices: Iterator[Slice]) -> Iterator[list[SliceRead]]:
         following = next(slices, None)
-        while following or self._ahead:
+        while following or self._chains:
             while following and self._has_room_for(following):
-                self._ahead.append(_Chain(self._pool, self._read, following))
+                self._chains.append(_Chain(self._pool, self._read, following))
                 following = next(slices, None)
-            self._take_complete()
-            grouped = sum(chain.pages for chain in self._group)
-            if self._group and (grouped >= self._enough or not self._ahead):
-                yield [chain.read.result() for chain in self._group]
-                self._group.clear()
+            ready = self._ready()
+            if ready and (len(ready) == len(self._chains) or self._is_time(ready, following)):
+                yield [chain.read.result() for chain in ready]
+                self._chains = [chain for chain in self._chains if chain not in ready]
             else:
-                unfinished = [chain.read for chain in self._ahead if not chain.read.done()]
+                unfinished = [chain.read for chain in self._chains if not chain.read.done()]
                 wait(unfinished, timeout=1, return_when=FIRST_COMPLETED)
                 self._progress.tick()
 
     def complete(self) -> list[SliceRead]:
         """All that is complete and not loaded, whatever came in between."""
-        reads = (chain.read for chain in (*self._group, *self._ahead) if chain.read.done())
+        reads = (chain.read for chain in self._chains if chain.read.done())
         return [read.result() for read in reads if not read.cancelled() and not read.exception()]
 
+    def _is_time(self, ready: list[_Chain], following: Slice | None) -> bool:
+        """To load: it is enough for a package, or would be waited for at the end, or costs no
+        time because of the rate limit."""
+        enough = ENOUGH_PAGES if following else MOST_PAGES
+        return _pages(ready) >= enough or self._client.seconds_for(1) > _IDLE
+
     def _has_room_for(self, piece: Slice) -> bool:
-        held = sum(chain.pages for chain in (*self._group, *self._ahead))
+        held = _pages(self._chains)
         return not held or held + piece.pages <= self._most
 
     def stop(self) -> None:
@@ -165,12 +167,16 @@ class _Readers:
         self._stopped.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _take_complete(self) -> None:
-        for chain in self._ahead:
+    def _ready(self) -> list[_Chain]:
+        """What is complete, up to a package of it; not only what nothing older is missing from,
+        or the slowest chain would keep what others have read in memory, and soon stop them."""
+        ready: list[_Chain] = []
+        for chain in self._chains:
             if chain.read.done():
                 chain.read.result()  # raises what went wrong, wherever it did
-        while self._ahead and self._ahead[0].read.done():
-            self._group.append(self._ahead.popleft())
+                if _pages(ready) < ENOUGH_PAGES:
+                    ready.append(chain)
+        return ready
 
     def _read(self, chain: _Chain) -> SliceRead:
         """Asks a second wider on each side: whether the API includes its bounds is unknown."""
@@ -196,3 +202,7 @@ class _Readers:
         )
         self._progress.slice(window, read.attempts.num_rows)
         return read
+
+
+def _pages(chains: Iterable[_Chain]) -> int:
+    return sum(chain.pages for chain in chains)

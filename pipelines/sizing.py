@@ -17,6 +17,7 @@ from pipelines.windows import Window, cut
 
 MOST_PAGES = 25  # of a slice: what is read again when its chain breaks
 USUAL_PAGES, FEWEST_PAGES = 18, 10  # aimed at; a part of a window may hold more than the next
+LAST_PAGES = 5  # aimed at in the end
 CONCURRENCY = 4  # chains read at a time: at 2 s a page they keep up with 100 requests a minute
 MOST_CHAINS = 16  # unless told otherwise: each holds up to a slice in memory
 _DAY = timedelta(days=1)  # the length of slices where Twilio does not say what a window holds
@@ -96,13 +97,20 @@ class Sizing:
         return [*pieces, *self._counted(others)]
 
     def cut(self, measured: Iterable[Slice]) -> Iterator[Slice]:
-        """Slices of at most MOST_PAGES by the Summary, in order; it is asked a few slices ahead."""
+        """Slices of at most MOST_PAGES by the Summary, in order; it is asked a few slices ahead.
+
+        The last ones are smaller, or one chain would go on alone. What fits a slice can be cut
+        without asking again.
+        """
         pieces = list(measured)
         usual = self._usual(pieces)
         # Skewed accounts are cut more than once. One whose counts make no sense not for ever.
         self._budget = 50 + 4 * sum(ceil(piece.pages / usual) for piece in pieces)
-        for piece in pieces:
-            yield from self._cut(piece, usual)
+        left = _pages(pieces)
+        for whole in pieces:
+            for piece in self._cut(whole, usual):
+                yield from self._parts(piece, max(LAST_PAGES, left // (2 * self._concurrency)))
+                left -= piece.pages
 
     def asks(self, window: Window, every: bool = False) -> bool:
         """Whether Twilio is asked what there is in it."""
@@ -120,8 +128,15 @@ class Sizing:
         return found
 
     def _usual(self, pieces: Sequence[Slice]) -> int:
-        pages = sum(piece.pages for piece in pieces)
-        return max(FEWEST_PAGES, min(USUAL_PAGES, pages // (2 * self._concurrency)))
+        return max(FEWEST_PAGES, min(USUAL_PAGES, _pages(pieces) // (2 * self._concurrency)))
+
+    def _parts(self, piece: Slice, size: int) -> list[Slice]:
+        parts = piece.pages // size
+        if piece.attempts is None or parts < 2:
+            return [piece]
+        return [
+            Slice(window, None, ceil(piece.pages / parts)) for window in cut(piece.window, parts)
+        ]
 
     def _cut(self, piece: Slice, usual: int) -> Iterator[Slice]:
         parts = cut(piece.window, ceil(piece.pages / usual))
@@ -175,3 +190,7 @@ class Sizing:
         if attempts is None:
             return Slice(window, None, MOST_PAGES)
         return Slice(window, attempts, max(1, ceil(attempts / self.client.page_size)))
+
+
+def _pages(pieces: Iterable[Slice]) -> int:
+    return sum(piece.pages for piece in pieces)

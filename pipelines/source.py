@@ -118,6 +118,7 @@ def rate_sql(filters_hash: str, since: datetime, schema: str = "") -> str:
 # Not upsert: within one load it does not remove doubles, which the API does deliver.
 _MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
 _MERGE_EACH_ONCE: Any = {**_MERGE, "deduplicated": True}
+_APPEND: Any = {"disposition": "append"}
 
 
 def _resources(
@@ -168,9 +169,10 @@ def _resources(
 
 
 @dlt.source(name="twilio_verify", section="twilio_verify", max_table_nesting=0)
-def loaded(package: Package, materialize: bool = True) -> list[DltResource]:
-    """One load package. `materialize` creates the tables that later commands fill."""
-    return _resources([package], materialize, _MERGE_EACH_ONCE)
+def loaded(package: Package, materialize: bool = True, new: bool = False) -> list[DltResource]:
+    """One load package. `materialize` creates the tables that later commands fill. If its attempts
+    are `new`, that is if none of them is stored, they are appended at half the cost."""
+    return _resources(iter([package]), materialize, _APPEND if new else _MERGE_EACH_ONCE)
 
 
 @configspec

@@ -102,7 +102,7 @@ def sync(settings: Settings, now: datetime) -> Outcome:
                 ):
                     warehouse.load(Package.of(reads))
                     outcome.add(reads)
-                    progress.loaded(reads[-1].window, outcome.attempts)
+                    progress.loaded(outcome.attempts)
                     del reads  # or its rows stay in memory while the next ones are read
         outcome.finish(warehouse, settings.publish_every)
     outcome.seconds = time.monotonic() - started

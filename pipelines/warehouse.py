@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import shutil
@@ -223,8 +224,8 @@ class Warehouse:
             if not self.pipeline.has_pending_data:
                 return
             log.info("finishing the load package that an interrupted run left behind")
-            if self._has_begun():
-                self._give_up("it is given up, to be read again: it was loaded in part")
+            if self._has_begun() or self._appends():
+                self._give_up("it is given up, to be read again: it may be loaded in part")
                 return
             with held():
                 self.pipeline.normalize()
@@ -241,6 +242,10 @@ class Warehouse:
         packages = map(self.pipeline.get_load_package_info, ids)
         return any(package.jobs["completed_jobs"] for package in packages)
 
+    def _appends(self) -> bool:
+        """Whether it would add attempts for a second time that its run has loaded already."""
+        return self.pipeline.default_schema.get_table("attempts")["write_disposition"] == "append"
+
     def _give_up(self, message: str) -> None:
         log.warning("%s", message)
         self.__dict__.pop("pipeline", None)
@@ -256,11 +261,12 @@ class Warehouse:
             package = self._not_older(package)
         try:
             with held():
-                self.pipeline.run(loaded(package, materialize=not complete))
+                self.pipeline.run(loaded(package, not complete, self._is_new(package)))
         except PipelineStepFailed as error:
             raise Failure(f"loading failed: {advised(_why(error))}") from error
         _forget_loaded(Path(self.pipeline.working_dir))
         self._known = self._loads()
+        gc.collect()  # dlt's errors that it got over hold on to frames, and so to the package
 
     def has_changed(self) -> bool:
         """Whether another run has loaded anything since this one was opened or has loaded."""
@@ -269,14 +275,32 @@ class Warehouse:
     def _loads(self) -> list[tuple[Any, ...]]:
         return self._rows(NEWEST)
 
-    def _not_older(self, package: Package) -> Package:
-        self.connection.register("package", package.attempts)
-        older = self._rows(
-            f"select sid from package join {SCHEMA}.attempts as stored using (sid)"
-            " where stored.read_at > package.read_at"
+    def _is_new(self, package: Package) -> bool:
+        """Whether none of its attempts is stored. Of a large table that takes long to say, but not
+        whether there is anything in its windows."""
+        stored = f"select 1 from {SCHEMA}.attempts where"
+        for read in package.windows_read:
+            within = "date_created > '{created_after}' and date_created <= '{created_before}'"
+            if self._rows(f"{stored} {within.format(**read)} limit 1"):
+                return False
+        return bool(package.windows_read) and not self._beside(
+            package, f"{stored} sid in (select sid from package) limit 1"
         )
-        self.connection.unregister("package")
+
+    def _not_older(self, package: Package) -> Package:
+        older = self._beside(
+            package,
+            f"select sid from package join {SCHEMA}.attempts as stored using (sid)"
+            " where stored.read_at > package.read_at",
+        )
         return package.without([sid for (sid,) in older])
+
+    def _beside(self, package: Package, query: str) -> list[tuple[Any, ...]]:
+        self.connection.register("package", package.attempts)
+        try:
+            return self._rows(query)
+        finally:
+            self.connection.unregister("package")
 
     def is_begun(self) -> bool:
         """Whether there has been a first load."""

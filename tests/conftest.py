@@ -93,8 +93,11 @@ class World:
         return [row for row in self.sandbox.truth() if not is_whole(row)]
 
     def stored(self) -> dict[str, Row]:
-        """By sid: the published attempts, without `read_at`."""
-        return {row["sid"]: row for row in self.query("select * exclude (read_at) from raw")}
+        """By sid: the published attempts, each of them once, without `read_at`."""
+        rows = self.query("select * exclude (read_at) from raw")
+        stored = {row["sid"]: row for row in rows}
+        assert len(stored) == len(rows), "an attempt is stored twice"
+        return stored
 
     def query(self, sql: str) -> list[Row]:
         """`raw` stands for twilio_verify.attempts."""
@@ -135,13 +138,14 @@ def run_in_process(
 
 
 def slice_small(change: Callable[[Any, str, int], None] = setattr) -> None:
-    """About 25 slices for 2,000 attempts at 100 a page, in packages of up to 8 pages."""
+    """About 25 slices for 2,000 attempts at 100 a page, in packages of 4 to 6 pages."""
     for module, name, value in (
         (sizing, "MOST_PAGES", 2),
         (sizing, "USUAL_PAGES", 1),
         (sizing, "FEWEST_PAGES", 1),
         (reading, "MOST_PAGES", 2),
-        (reading, "PACKAGE_PAGES", 8),
+        (reading, "USUAL_PAGES", 1),
+        (reading, "ENOUGH_PAGES", 4),
     ):
         change(module, name, value)
 

@@ -255,6 +255,7 @@ def test_every_row_of_any_page_is_an_attempt_or_rejected(listed: list[Any], asci
         for row in listed
         if isinstance(row, dict)
         and isinstance(row.get("sid"), str)
+        and row["sid"]
         and str(row.get("date_created")).startswith("2026-01-0")
     }
     kept = found.attempts["sid"].to_pylist()

@@ -54,7 +54,7 @@ def test_so_many_slices_are_read_at_a_time(make_world: MakeWorld, concurrency: i
 
 
 def test_readers_wait_for_what_is_not_loaded_yet(in_slices: World) -> None:
-    """However slow loading is: no more than 8 pages, or those of slices that are being read."""
+    """However slow loading is: no more than a package's pages and a slice's for each chain."""
     world, loaded, most = in_slices, 0, 0
     client = connect(world.settings, Clock(world.now))
     with Sizing(client) as sizing:
@@ -65,16 +65,36 @@ def test_readers_wait_for_what_is_not_loaded_yet(in_slices: World) -> None:
             most = max(most, len(asked) - loaded)
             loaded += sum(read.pages for read in group)
     assert loaded > 25
-    assert 4 < most <= 8 + 1  # a slice may turn out to have a page more than counted
+    assert 4 < most <= 4 + 4 + 1  # a slice may turn out to have a page more than counted
 
 
-def test_slices_come_in_order_however_long_each_takes(make_world: MakeWorld) -> None:
-    world = make_world(attempts=20_000, days=8)  # the older ones are empty and soon read
-    world.settings = replace(world.settings, page_size=100)
-    client = connect(world.settings, Clock(world.now))
-    groups = list(packages(client, slices_of(world)))
-    windows = [read.window for group in groups for read in group]
-    assert windows == [piece.window for piece in slices_of(world)]
+def test_a_slow_slice_holds_nothing_back(in_slices: World) -> None:
+    """The oldest one is answered only when others are loaded, three times what may wait."""
+    world, answer = in_slices, in_slices.sandbox.answer
+    pieces, others_loaded = slices_of(world), threading.Event()
+
+    def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
+        if parameters["DateCreatedAfter"] < f"{pieces[0].window.after:%FT%TZ}":
+            others_loaded.wait(20)
+        return answer(path, parameters, *rest)
+
+    world.sandbox.answer = answering  # type: ignore[method-assign]
+    client, found = connect(world.settings, Clock(world.now)), []
+    for group in packages(client, pieces):
+        found += [read.window for read in group]
+        if len(found) >= 24 and not others_loaded.is_set():
+            assert pieces[0].window not in found
+            others_loaded.set()
+    assert sorted(found) == [piece.window for piece in pieces]
+
+
+def test_what_is_complete_is_loaded_while_the_limit_makes_others_wait(in_slices: World) -> None:
+    """So much less is read again, should it be killed meanwhile."""
+    settings = replace(in_slices.settings, requests_per_minute=3)
+    with connect(settings, Clock(in_slices.now)) as client:
+        first = next(packages(client, slices_of(in_slices)))
+        assert 1 <= len(first) <= 3
+        assert client.seconds_for(1) > 30
 
 
 def collected(groups: Iterable[list[SliceRead]], found: list[Window]) -> None:

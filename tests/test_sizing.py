@@ -16,7 +16,15 @@ from pipelines.clock import Clock
 from pipelines.filters import Filters
 from pipelines.sandbox.api import Refusal
 from pipelines.sandbox.server import Request
-from pipelines.sizing import MOST_PAGES, Sizing, Slice, default_concurrency
+from pipelines.sizing import (
+    FEWEST_PAGES,
+    LAST_PAGES,
+    MOST_PAGES,
+    USUAL_PAGES,
+    Sizing,
+    Slice,
+    default_concurrency,
+)
 from pipelines.sync import connect
 from tests.conftest import World, due_windows
 
@@ -66,8 +74,27 @@ def test_slices_partition_the_window_and_none_is_too_large(
         held = sum(piece.window.after < at <= piece.window.before for at in created)
         assert ceil(held / 40) <= MOST_PAGES
     pages = len(created) / 40
-    assert len(found) < 2 + pages / 8
+    in_the_end = min(pages, 2 * concurrency * USUAL_PAGES)
+    assert len(found) < 2 + (pages - in_the_end) / 8 + in_the_end / LAST_PAGES
     assert len(summaries(world)) < 2 + 2.5 * pages / 10
+
+
+@pytest.mark.parametrize("concurrency", [4, 16])
+def test_the_last_slices_are_small_and_cost_no_summary(
+    make_world: MakeWorld, concurrency: int
+) -> None:
+    """Or one chain would go on alone when all others are done."""
+    world = make_world(attempts=30_000)
+    world.settings = replace(world.settings, page_size=40)
+    found = slices_of(world, concurrency)
+    asked = len(summaries(world))
+    parts = [piece for piece in found if piece.attempts is None]
+    assert len(parts) >= 2 * concurrency
+    assert max(piece.pages for piece in found[-concurrency:]) < 2 * LAST_PAGES
+    assert asked < 2.5 * 750 / FEWEST_PAGES
+    created = [row["date_created"] for row in world.truth().values()]
+    after = found[-concurrency].window.after
+    assert sum(at > after for at in created) < 40 * concurrency * 2 * LAST_PAGES
 
 
 def test_a_first_sync_spends_no_more_pages_than_rows_and_slices(make_world: MakeWorld) -> None:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,11 +14,12 @@ import duckdb
 import pytest
 
 from pipelines import reading
+from pipelines import warehouse as warehouse_module
 from pipelines.credentials import Credentials
 from pipelines.errors import Misuse
 from pipelines.reading import Package, SliceRead
 from pipelines.source import TABLES, loaded, twilio_verify
-from pipelines.sync import due
+from pipelines.sync import due, fetch_attempts
 from pipelines.warehouse import Warehouse
 from pipelines.windows import WindowsRead, cut
 from tests.conftest import NOW, World, due_windows, read_windows
@@ -130,16 +130,77 @@ def test_an_empty_account_creates_every_table_and_view(make_world: MakeWorld) ->
     assert {"price__value", "channel_data__to", "extra", "read_at"} <= columns
 
 
-def test_packages_are_loaded_oldest_first_and_small(in_slices: World) -> None:
+def test_packages_are_small_and_loaded_about_as_they_were_created(in_slices: World) -> None:
     outcome = in_slices.sync()
     loads = in_slices.query(
-        "select _dlt_load_id, min(created_after) as first, max(created_before) as last,"
-        " sum(pages) as pages from twilio_verify.windows_read group by 1 order by 1"
+        "select _dlt_load_id, min(created_after) as first, sum(pages) as pages"
+        " from twilio_verify.windows_read group by 1 order by 1"
     )
     assert outcome.packages == len(loads) > 3
-    assert all(a["last"] == b["first"] for a, b in pairwise(loads))
-    assert all(load["pages"] <= reading.PACKAGE_PAGES for load in loads)
+    assert all(load["pages"] <= reading.ENOUGH_PAGES + reading.MOST_PAGES for load in loads)
+    assert loads[0]["first"] == min(load["first"] for load in loads)
+    assert loads[-1]["first"] > loads[1]["first"]
     assert in_slices.stored() == in_slices.truth()
+
+
+def test_new_attempts_are_appended_others_merged(
+    in_slices: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Appending is merging only where nothing is stored yet."""
+    new: list[bool] = []
+
+    def told(package: Package, materialize: bool = True, is_new: bool = False) -> Any:
+        new.append(is_new)
+        return loaded(package, materialize, is_new)
+
+    monkeypatch.setattr(warehouse_module, "loaded", told)
+    in_slices.sync()
+    assert len(new) > 3
+    assert all(new)
+    new.clear()
+    in_slices.move(hours=27)
+    in_slices.sync()
+    assert False in new  # what is read again
+    assert in_slices.truth().keys() <= in_slices.stored().keys()
+    fetch_attempts(in_slices.settings, [*in_slices.truth()][:1], in_slices.now)
+    assert new[-1] is False
+
+
+@pytest.mark.parametrize("known", ["sid", "window"])
+def test_what_is_stored_in_part_is_not_appended(world: World, known: str) -> None:
+    """An attempt whose sid is stored, whatever its date; or other attempts of its window."""
+    window = cut(due_windows(world)[0], 2)[1]
+    (read,) = read_windows(world, [window])
+    change = "date_created = '2026-10-25 00:00:00'" if known == "sid" else "sid = 'VL0'"
+    warehouse = Warehouse(world.settings)
+    with warehouse.opened():
+        warehouse.load(Package.of([read]))
+        warehouse.connection.execute(
+            f"delete from twilio_verify.attempts where sid <> '{read.attempts['sid'][0]}'"
+        )
+        warehouse.connection.execute(f"update twilio_verify.attempts set {change}")
+        assert not warehouse._is_new(Package.of([read]))
+        warehouse.load(Package.of([read]))
+        warehouse.apply_views()
+        warehouse.publish()
+    assert len(world.stored()) == read.attempts.num_rows + (known == "window")
+
+
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_an_interrupted_append_adds_nothing_twice(world: World, is_loaded: bool) -> None:
+    """Killed once its attempts are stored but dlt has not written that down; or before."""
+    warehouse, package = Warehouse(world.settings), Package.of(_package(world))
+    with warehouse.opened():
+        warehouse.pipeline.extract(loaded(package, new=True))
+        warehouse.pipeline.normalize()
+        (job,) = world.settings.directory.glob("dlt/**/new_jobs/attempts.*.parquet")
+        if is_loaded:
+            warehouse.pipeline.sync_schema()
+            warehouse.connection.execute(
+                f"insert into twilio_verify.attempts by name select * from read_parquet('{job}')"
+            )
+    world.sync()
+    assert world.stored() == world.truth()
 
 
 def test_a_pending_package_is_finished_first(in_slices: World) -> None:
