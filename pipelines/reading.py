@@ -135,11 +135,11 @@ class _Readers:
     def packages(self, slices: Iterator[Slice]) -> Iterator[list[SliceRead]]:
         following = next(slices, None)
         while following or self._chains:
-            while following and self._has_room_for(following):
+            ready = self._ready()
+            if following and self._has_room_for(following):
                 self._chains.append(_Chain(self._pool, self._read, following))
                 following = next(slices, None)
-            ready = self._ready()
-            if ready and (len(ready) == len(self._chains) or self._is_time(ready, following)):
+            elif ready and (len(ready) == len(self._chains) or self._is_time(ready, following)):
                 yield [chain.read.result() for chain in ready]
                 self._chains = [chain for chain in self._chains if chain not in ready]
             else:
