@@ -58,7 +58,7 @@ class WindowsRead(NamedTuple):
         return cls(*(column[order] for column in columns))
 
     def reach(self, default: int) -> int:
-        """The newest created time read. A run reads it last: it is when one last succeeded."""
+        """The newest created time read. A run begins it last: about when one last succeeded."""
         return int(np.max(self.before)) if len(self.before) else default
 
 

@@ -98,7 +98,7 @@ def test_the_last_slices_are_small_and_cost_no_summary(
 
 
 def test_a_first_sync_spends_no_more_pages_than_rows_and_slices(make_world: MakeWorld) -> None:
-    world = make_world(attempts=30_000)
+    world = make_world(attempts=16_000)
     world.settings = replace(world.settings, page_size=40)
     outcome = world.sync()
     assert world.stored() == world.truth()
@@ -118,13 +118,13 @@ def test_a_small_account_needs_few_requests(make_world: MakeWorld) -> None:
 
 
 def test_what_may_be_large_by_the_rate_so_far_is_asked_about(make_world: MakeWorld) -> None:
-    world = make_world(attempts=30_000)
+    world = make_world(attempts=12_000)
     world.settings = replace(world.settings, page_size=20)
     world.sync()
     before = len(summaries(world))
     world.move(days=3)
     world.sync()
-    assert len(summaries(world)) - before > 4
+    assert len(summaries(world)) - before > 3
     assert world.truth().keys() <= world.stored().keys()
 
 
