@@ -128,9 +128,10 @@ class Sizing:
         return found
 
     def _usual(self, pieces: Sequence[Slice]) -> int:
-        return max(FEWEST_PAGES, min(USUAL_PAGES, _pages(pieces) // (2 * self._concurrency)))
+        return max(FEWEST_PAGES, min(USUAL_PAGES, _pages(pieces) // self._concurrency))
 
     def _parts(self, piece: Slice, size: int) -> list[Slice]:
+        """The slice in parts of about `size` pages, if Twilio has counted it."""
         parts = piece.pages // size
         if piece.attempts is None or parts < 2:
             return [piece]
