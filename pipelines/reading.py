@@ -131,6 +131,7 @@ class _Readers:
         self._pool = ThreadPoolExecutor(concurrency)
         self._stopped = threading.Event()
         self._chains: list[_Chain] = []
+        self._has_loaded = False
 
     def packages(self, slices: Iterator[Slice]) -> Iterator[list[SliceRead]]:
         following = next(slices, None)
@@ -141,6 +142,7 @@ class _Readers:
                 following = next(slices, None)
             elif ready and (len(ready) == len(self._chains) or self._is_time(ready, following)):
                 yield [chain.read.result() for chain in ready]
+                self._has_loaded = True
                 self._chains = [chain for chain in self._chains if chain not in ready]
             else:
                 unfinished = [chain.read for chain in self._chains if not chain.read.done()]
@@ -154,8 +156,9 @@ class _Readers:
 
     def _is_time(self, ready: list[_Chain], following: Slice | None) -> bool:
         """To load: it is enough for a package, or would be waited for at the end, or costs no
-        time because of the rate limit."""
-        enough = ENOUGH_PAGES if following else MOST_PAGES
+        time because of the rate limit. A steady sync is one package: each scans all keys."""
+        is_ending = self._has_loaded and not following
+        enough = MOST_PAGES if is_ending else ENOUGH_PAGES
         return _pages(ready) >= enough or self._client.seconds_for(1) > _IDLE
 
     def _has_room_for(self, piece: Slice) -> bool:

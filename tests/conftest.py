@@ -67,6 +67,11 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     logging.getLogger("verify_sync").handlers.clear()  # of a command in an earlier test
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait, for a limit or an answer that never comes."""
+    return (os.cpu_count() or 1) + 1
+
+
 @dataclass
 class World:
     """A sandbox and a warehouse beside it; `now` is the present of both."""

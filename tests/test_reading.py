@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import reading
 from pipelines.clock import Clock
 from pipelines.decode import SCHEMA
 from pipelines.errors import Failure
@@ -86,6 +87,23 @@ def test_a_slow_slice_holds_nothing_back(in_slices: World) -> None:
             assert pieces[0].window not in found
             others_loaded.set()
     assert sorted(found) == [piece.window for piece in pieces]
+
+
+def test_what_fits_a_package_is_one(make_world: MakeWorld) -> None:
+    """However many pages of it are complete before the last: a load scans all that is stored."""
+    world = make_world(attempts=2_400)
+    world.settings = replace(world.settings, page_size=60)
+    client, answer = connect(world.settings, Clock(world.now)), world.sandbox.answer
+    last = slices_of(world)[-1]
+
+    def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
+        if parameters.get("DateCreatedBefore", "") > f"{last.window.before:%FT%TZ}":
+            time.sleep(1)
+        return answer(path, parameters, *rest)
+
+    world.sandbox.answer = answering  # type: ignore[method-assign]
+    (group,) = packages(client, slices_of(world))
+    assert sum(read.pages for read in group) - 3 > reading.MOST_PAGES
 
 
 def test_what_is_complete_is_loaded_while_the_limit_makes_others_wait(in_slices: World) -> None:
