@@ -56,7 +56,7 @@ def main() -> None:
 def keep(name: str, lines: Iterable[str]) -> None:
     """Puts a part's lines in the place of those of its last run."""
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
-    sections = {found: body.strip() for found, body in _SECTION.findall(text)}
+    sections = {found: body.strip("\n") for found, body in _SECTION.findall(text)}
     sections[name] = "\n".join(lines)
     whole = "\n\n".join(f"[{found}]\n{body}" for found, body in sections.items())
     RESULTS.write_text(f"{whole}\n", encoding="utf-8")
