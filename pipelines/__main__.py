@@ -271,9 +271,11 @@ def _shown(path: Path) -> Path:
 def entry(argv: Sequence[str] | None = None, now: datetime | None = None) -> None:
     """The console script: `main`, which signals end cleanly, and the process with it."""
     heed_signals()
-    gc.freeze()  # modules stay; looking through them each time would cost a tenth of a first sync
-    code = main(argv, now)
-    gc.unfreeze()
+    gc.freeze()  # modules stay: what looks for garbage after each load need not go through them
+    try:
+        code = main(argv, now)
+    finally:  # or what DuckDB is built with takes them for leaks, and says so
+        gc.unfreeze()
     ignore_signals()
     if threading.active_count() > 1:  # a reader of a failed run, waiting to try again for nothing
         sys.stdout.flush()
