@@ -338,3 +338,14 @@ def test_what_is_printed_hides_what_is_personal() -> None:
     keep_secret("s3cret-token")
     told = redact("s3cret-token +4930123456 %2B4930123456 someone@example.com a%40b.co VL12")
     assert told == "[secret] [redacted] [redacted] [redacted] [redacted] VL12"
+
+
+@pytest.mark.parametrize(("argv", "code"), [(["backfill", "--days", "x"], 2), (["--help"], 0)])
+def test_a_process_says_nothing_after_its_last_word(argv: list[str], code: int) -> None:
+    """Whichever way it ends: a library that is built in may complain of objects that are left."""
+    command = [sys.executable, "-m", "pipelines", *argv]
+    told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert told.returncode == code
+    assert told.stderr == "" or told.stderr.splitlines()[-1].startswith(
+        "verify-sync backfill: error"
+    )
