@@ -130,6 +130,7 @@ class _Readers:
         self._most = ENOUGH_PAGES + USUAL_PAGES * concurrency
         self._pool = ThreadPoolExecutor(concurrency)
         self._stopped = threading.Event()
+        self._failure: Exception | None = None  # the first one: others are given up because of it
         self._chains: list[_Chain] = []
         self._has_loaded = False
 
@@ -175,21 +176,33 @@ class _Readers:
         or the slowest chain would keep what others have read in memory, and soon stop them."""
         ready: list[_Chain] = []
         for chain in self._chains:
-            if chain.read.done():
-                chain.read.result()  # raises what went wrong, wherever it did
-                if _pages(ready) < ENOUGH_PAGES:
-                    ready.append(chain)
+            if chain.read.done() and _pages(ready) < ENOUGH_PAGES:
+                ready.append(chain)
+        if self._failure:
+            raise self._failure
         return ready
 
     def _read(self, chain: _Chain) -> SliceRead:
+        try:
+            self._check_stopped()
+            return self._paged(chain)
+        except Exception as error:
+            self._failure = self._failure or error
+            self._stopped.set()  # by the thread itself: it would begin the next slice
+            raise
+
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise Failure("given up, because the run has ended")
+
+    def _paged(self, chain: _Chain) -> SliceRead:
         """Asks a second wider on each side: whether the API includes its bounds is unknown."""
         window, read_at = chain.window, self._client.clock()
 
         def watch(pages: int, attempts: int) -> None:
             chain.pages = max(chain.pages, pages)
             self._progress.page(window, attempts)
-            if self._stopped.is_set():
-                raise Failure("given up, because the run has ended")
+            self._check_stopped()
 
         after, before = window.after - SECOND, window.before + SECOND
         pages = self._client.read(after, before, self._filters, watch=watch)

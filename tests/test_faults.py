@@ -210,7 +210,7 @@ def test_an_answer_that_stays_ends_the_run_at_once(
     assert operator.run(world, "sync", concurrency=2) == code
     assert said in operator.told
     assert "RQ0" in operator.told
-    assert len(world.sandbox.log) <= 5  # two Summaries, two readers: none asks again
+    assert len(world.sandbox.log) <= 4  # two Summaries, two readers: none asks again
     assert not world.settings.published.exists()
 
 
