@@ -206,6 +206,7 @@ class _Readers:
 
         after, before = window.after - SECOND, window.before + SECOND
         pages = self._client.read(after, before, self._filters, watch=watch)
+        chain.pages = len(pages)  # where it was not known, many were reckoned with
         attempts = [within(page.attempts, window.after, window.before) for page in pages]
         read = SliceRead(
             self._client.account_sid,

@@ -57,8 +57,8 @@ _LOADING = {
     **OFFLINE,
     "memory_limit": "128MB",
     "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
-    "threads": 1,  # a second one costs more than it brings for packages of this size
 }
+_LARGE = 256 * 2**20  # of a file, about 3 million attempts
 
 # A load package that brought more than windows in which there was nothing.
 _UNPUBLISHED = f"""
@@ -165,13 +165,19 @@ class Warehouse:
     def _connected(self) -> Iterator[None]:
         try:
             with (
-                duckdb.connect(str(self.loading), config=_LOADING) as self._connection,
+                duckdb.connect(str(self.loading), config=self._loading()) as self._connection,
                 self._connection.cursor() as self._dlt_connection,
             ):
                 yield
         finally:
             self._connection = self._dlt_connection = None
             self.__dict__.pop("pipeline", None)  # it holds the connection that is closed now
+
+    def _loading(self) -> dict[str, Any]:
+        """A second thread costs more than it brings, until finding the sids of a package among all
+        takes most of a load's time."""
+        is_large = self.loading.exists() and self.loading.stat().st_size > _LARGE
+        return {**_LOADING, "threads": 2 if is_large else 1}
 
     def restore(self, backup: Path) -> list[Path]:
         """Starts again from a published copy: what was read since is due again.
