@@ -17,17 +17,18 @@ from tests.bench.measure import OURS, Cost, measure, median, serving
 SYNC, VIEWS = (*OURS, "sync"), (*OURS, "views")
 _HOURLY = 5_000  # new attempts
 _AT_ONCE = 20  # copies of the real rows
-# Real rows, so that a sync finds those that it reads again: before each age that is due.
+# Real rows, so that a sync finds those that it reads again: two hours before each age that is due.
 _AGES = ("2 hours", "28 hours", "75 hours", "698 hours")
+# Each copy eight hours older, as many as it has: 40 million attempts are 11 months.
 _COPIED = """
     insert into twilio_verify.attempts
     select real.* replace (
         'VL' || md5(sid || copy) as sid,
         'VE' || md5(verification_sid || copy) as verification_sid,
         'VE' || md5(verification_sid || copy) as channel_data__verification_sid,
-        date_created - to_hours(copy) as date_created,
-        date_updated - to_hours(copy) as date_updated,
-        read_at - to_hours(copy) as read_at
+        date_created - to_hours(8 * copy) as date_created,
+        date_updated - to_hours(8 * copy) as date_updated,
+        read_at - to_hours(8 * copy) as read_at
     )
     from range(?, ?) as copies (copy), real
     limit ?
