@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from itertools import pairwise
 from math import ceil
 from typing import NamedTuple
 
@@ -16,8 +17,8 @@ from pipelines.filters import NO_FILTERS, Filters
 from pipelines.windows import Window, cut
 
 MOST_PAGES = 25  # of a slice: what is read again when its chain breaks
-USUAL_PAGES, FEWEST_PAGES = 18, 10  # aimed at; a part of a window may hold more than the next
-LAST_PAGES = 5  # aimed at in the end
+USUAL_PAGES = 18  # aimed at; a part of a window may hold more than the next
+LAST_PAGES = 3  # aimed at in the end
 CONCURRENCY = 4  # chains read at a time: at 2 s a page they keep up with 100 requests a minute
 MOST_CHAINS = 16  # unless told otherwise: each holds up to a slice in memory
 _DAY = timedelta(days=1)  # the length of slices where Twilio does not say what a window holds
@@ -41,8 +42,8 @@ def may_exceed_slice(window: Window, rate: float | None, page_size: int) -> bool
 
 
 class Slice(NamedTuple):
-    """A window, how many attempts Twilio counts in it, if it was asked and said so, and how many
-    pages it has by that, or may have."""
+    """A window, how many attempts Twilio counts in it, if it was asked and said so (of a part of
+    what was counted its share), and how many pages it has by that, or may have."""
 
     window: Window
     attempts: int | None
@@ -99,17 +100,16 @@ class Sizing:
     def cut(self, measured: Iterable[Slice]) -> Iterator[Slice]:
         """Slices of at most MOST_PAGES by the Summary, in order; it is asked a few slices ahead.
 
-        The last ones are smaller, or one chain would go on alone. What fits a slice can be cut
-        without asking again.
+        By its count none has more than each chain's share of what is left: large ones come first,
+        and chains end together. What fits a slice can be cut without asking again.
         """
         pieces = list(measured)
-        usual = self._usual(pieces)
         # Skewed accounts are cut more than once. One whose counts make no sense not for ever.
-        self._budget = 50 + 4 * sum(ceil(piece.pages / usual) for piece in pieces)
+        self._budget = 50 + 4 * sum(ceil(piece.pages / USUAL_PAGES) for piece in pieces)
         left = _pages(pieces)
         for whole in pieces:
-            for piece in self._cut(whole, usual):
-                yield from self._parts(piece, max(LAST_PAGES, left // (2 * self._concurrency)))
+            for piece in self._cut(whole):
+                yield from _parts(piece, max(LAST_PAGES, left / self._concurrency))
                 left -= piece.pages
 
     def asks(self, window: Window, every: bool = False) -> bool:
@@ -119,28 +119,15 @@ class Sizing:
 
     def requests(self, pieces: Iterable[Slice]) -> int:
         """About how many it takes to read them; one for each that was not counted."""
-        pieces = list(pieces)
-        usual, found = self._usual(pieces), 0
+        found = 0
         for piece in pieces:
             found += 1 if piece.attempts is None else piece.pages
             if piece.pages > MOST_PAGES:  # a Summary for each slice, and half a page at its end
-                found += ceil(1.5 * piece.pages / usual)
+                found += ceil(1.5 * piece.pages / USUAL_PAGES) + self._concurrency
         return found
 
-    def _usual(self, pieces: Sequence[Slice]) -> int:
-        return max(FEWEST_PAGES, min(USUAL_PAGES, _pages(pieces) // self._concurrency))
-
-    def _parts(self, piece: Slice, size: int) -> list[Slice]:
-        """The slice in parts of about `size` pages, if Twilio has counted it."""
-        parts = piece.pages // size
-        if piece.attempts is None or parts < 2:
-            return [piece]
-        return [
-            Slice(window, None, ceil(piece.pages / parts)) for window in cut(piece.window, parts)
-        ]
-
-    def _cut(self, piece: Slice, usual: int) -> Iterator[Slice]:
-        parts = cut(piece.window, ceil(piece.pages / usual))
+    def _cut(self, piece: Slice) -> Iterator[Slice]:
+        parts = cut(piece.window, ceil(piece.pages / USUAL_PAGES))
         if piece.attempts is None or piece.pages <= MOST_PAGES or len(parts) == 1:
             yield piece
             return
@@ -152,12 +139,12 @@ class Sizing:
         joined: Slice | None = None
         for part in self._counted(parts):
             both = self._joined(joined, part)
-            if joined is not None and both.pages > usual:
-                yield from self._cut(joined, usual)
+            if joined is not None and both.pages > USUAL_PAGES:
+                yield from self._cut(joined)
                 both = part
             joined = both
         if joined is not None:
-            yield from self._cut(joined, usual)
+            yield from self._cut(joined)
 
     def _counted(self, windows: Iterable[Window]) -> Iterator[Slice]:
         asked: deque[Future[Slice]] = deque()
@@ -191,6 +178,19 @@ class Sizing:
         if attempts is None:
             return Slice(window, None, MOST_PAGES)
         return Slice(window, attempts, max(1, ceil(attempts / self.client.page_size)))
+
+
+def _parts(piece: Slice, pages: float) -> list[Slice]:
+    """The slice in parts of about so many pages, if Twilio has counted it."""
+    windows = cut(piece.window, max(1, round(piece.pages / pages)))
+    if piece.attempts is None or len(windows) == 1:
+        return [piece]
+    shares = [piece.attempts * part // len(windows) for part in range(len(windows) + 1)]
+    most = ceil(piece.pages / len(windows))
+    return [
+        Slice(window, end - start, most)
+        for window, (start, end) in zip(windows, pairwise(shares), strict=True)
+    ]
 
 
 def _pages(pieces: Iterable[Slice]) -> int:

@@ -147,7 +147,6 @@ def slice_small(change: Callable[[Any, str, int], None] = setattr) -> None:
     for module, name, value in (
         (sizing, "MOST_PAGES", 2),
         (sizing, "USUAL_PAGES", 1),
-        (sizing, "FEWEST_PAGES", 1),
         (reading, "MOST_PAGES", 2),
         (reading, "USUAL_PAGES", 1),
         (reading, "ENOUGH_PAGES", 4),

@@ -17,7 +17,6 @@ from pipelines.filters import Filters
 from pipelines.sandbox.api import Refusal
 from pipelines.sandbox.server import Request
 from pipelines.sizing import (
-    FEWEST_PAGES,
     LAST_PAGES,
     MOST_PAGES,
     USUAL_PAGES,
@@ -74,9 +73,11 @@ def test_slices_partition_the_window_and_none_is_too_large(
         held = sum(piece.window.after < at <= piece.window.before for at in created)
         assert ceil(held / 40) <= MOST_PAGES
     pages = len(created) / 40
-    in_the_end = min(pages, 2 * concurrency * USUAL_PAGES)
+    in_the_end = min(pages, concurrency * USUAL_PAGES)
     assert len(found) < 2 + (pages - in_the_end) / 8 + in_the_end / LAST_PAGES
     assert len(summaries(world)) < 2 + 2.5 * pages / 10
+    counted = sum(piece.attempts or 0 for piece in found)
+    assert len(created) <= counted <= len(created) + len(found)  # bounds, in two windows each
 
 
 @pytest.mark.parametrize("concurrency", [4, 16])
@@ -87,14 +88,15 @@ def test_the_last_slices_are_small_and_cost_no_summary(
     world = make_world(attempts=30_000)
     world.settings = replace(world.settings, page_size=40)
     found = slices_of(world, concurrency)
-    asked = len(summaries(world))
-    parts = [piece for piece in found if piece.attempts is None]
-    assert len(parts) >= 2 * concurrency
     assert max(piece.pages for piece in found[-concurrency:]) < 2 * LAST_PAGES
-    assert asked < 2.5 * 750 / FEWEST_PAGES
-    created = [row["date_created"] for row in world.truth().values()]
-    after = found[-concurrency].window.after
-    assert sum(at > after for at in created) < 40 * concurrency * 2 * LAST_PAGES
+    assert len(summaries(world)) < 2.5 * 750 / USUAL_PAGES
+    assert len(found) > concurrency + len(summaries(world))
+    created = sorted(row["date_created"] for row in world.truth().values())
+    left = len(created) / 40
+    for piece in found:
+        held = sum(piece.window.after < at <= piece.window.before for at in created)
+        assert piece.pages <= ceil(1.5 * max(LAST_PAGES, left / concurrency))
+        left -= held / 40
 
 
 def test_a_first_sync_spends_no_more_pages_than_rows_and_slices(make_world: MakeWorld) -> None:
