@@ -27,7 +27,7 @@ from typing import Any
 import dlt
 from dlt.destinations.job_client_impl import SqlLoadJob
 
-from pipelines.__main__ import entry
+from pipelines.__main__ import entry, main
 from pipelines.interrupt import INTERRUPTED
 from pipelines.transport import Transport
 from pipelines.warehouse import Warehouse
@@ -70,11 +70,12 @@ def child(now: str, phase: str, call: str, delay: str, number: str, *argv: str) 
 
     for name, (owner, function) in PHASES.items():
         setattr(owner, function, _watched(getattr(owner, function), name, enter, took))
-    try:
-        entry(argv, now=datetime.fromisoformat(now))
-    finally:
-        if phase == "none":
-            print(json.dumps(took))
+    at = datetime.fromisoformat(now)
+    if phase == "none":
+        code = main(argv, now=at)
+        print(json.dumps(took))
+        sys.exit(code)
+    entry(argv, now=at)
 
 
 def _watched(

@@ -84,7 +84,7 @@ def latency() -> Iterator[str]:
 
 def limit(per_minute: int) -> Iterator[str]:
     """A burst, then waiting: R requests at L a minute take at least 60 s x (ceil(R / L) - 1)."""
-    trials = [(0.5, {}), (0.5, {"concurrency": 16}), (2.0, {"concurrency": 80})]
+    trials = [(0.5, {}), (0.5, {"concurrency": 16}), (2.0, {}), (2.0, {"concurrency": 64})]
     for seconds, settings in trials if per_minute > 100 else [(2.0, {})]:
         with serving(1_000_000, per_minute, seconds) as sandbox, folders() as folder:
             given = {"requests_per_minute": per_minute, **settings}
