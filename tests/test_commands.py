@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.__main__ import main
 from pipelines.errors import keep_secret, redact
-from tests.conftest import NOW, REPOSITORY, Capture, World, refused
+from tests.conftest import NOW, REPOSITORY, Capture, World, environment_of, refused
 
 
 def test_sync_then_sql(configured: World, capfd: Capture) -> None:
@@ -177,6 +177,19 @@ def test_a_sync_that_waits_for_an_answer_ends_when_told(
         told = run.stderr.read()
         assert told.count("verify-sync: interrupted") == 1
         assert "Traceback" not in told
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full")
+def test_output_that_cannot_be_written_is_a_failure(world: World) -> None:
+    world.sync()
+    with open("/dev/full", "w") as full:
+        told = subprocess.run(
+            [sys.executable, "-m", "pipelines", "sql", "select 1"],
+            env={**os.environ, **environment_of(world)},
+            cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (told.returncode, told.stderr.count("\n")) == (1, 1)
+    assert "No space left" in told.stderr
 
 
 def test_views_are_applied_again_with_new_settings(

@@ -99,6 +99,18 @@ def test_the_last_slices_are_small_and_cost_no_summary(
         left -= held / 40
 
 
+def test_of_two_halves_one_is_asked_about(make_world: MakeWorld) -> None:
+    """The other one has the rest."""
+    world = make_world(attempts=1_400)
+    world.settings = replace(world.settings, page_size=40)
+    assert MOST_PAGES < len(world.truth()) / 40 < 2 * USUAL_PAGES
+    found = slices_of(world, concurrency=1)
+    assert [len(found), len(summaries(world))] == [2, 2]
+    held = [sum(p.window.after < row["date_created"] <= p.window.before
+                for row in world.truth().values()) for p in found]  # fmt: skip
+    assert [piece.attempts for piece in found] == held
+
+
 def test_a_first_sync_spends_no_more_pages_than_rows_and_slices(make_world: MakeWorld) -> None:
     world = make_world(attempts=16_000)
     world.settings = replace(world.settings, page_size=40)
