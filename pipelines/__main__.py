@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
     _log_to_stderr()
     try:
         arguments.run(arguments, load_settings(), now or datetime.now(timezone.utc))
-        sys.stdout.flush()  # what cannot be written is a failure as well
+        if sys.stdout:  # closed, it is None
+            sys.stdout.flush()  # what cannot be written is a failure as well
     except KeyboardInterrupt:
         return _report(arguments, 1, INTERRUPTED)
     except Failure as failure:
@@ -277,7 +278,7 @@ def entry(argv: Sequence[str] | None = None, now: datetime | None = None) -> Non
     finally:  # or what DuckDB is built with takes them for leaks, and says so
         gc.unfreeze()
     ignore_signals()
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):
         sys.stdout.flush()
     # All is closed: taking the interpreter apart takes a third of a second, and longer where a
     # reader of a failed run waits to try again for nothing.

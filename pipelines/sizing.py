@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from itertools import pairwise
@@ -137,7 +137,7 @@ class Sizing:
             return
         self._budget -= len(parts)
         joined: Slice | None = None
-        for part in self._counted_of(piece.attempts, parts):
+        for part in self._counted(parts):
             both = self._joined(joined, part)
             if joined is not None and both.pages > USUAL_PAGES:
                 yield from self._cut(joined)
@@ -145,15 +145,6 @@ class Sizing:
             joined = both
         if joined is not None:
             yield from self._cut(joined)
-
-    def _counted_of(self, attempts: int, windows: Sequence[Window]) -> Iterator[Slice]:
-        """The parts of what holds so many attempts: the last one has what the others have not."""
-        left, is_known = attempts, True
-        for part in self._counted(windows[:-1]):
-            left -= part.attempts or 0
-            is_known = is_known and part.attempts is not None
-            yield part
-        yield self._slice(windows[-1], max(0, left) if is_known else None)
 
     def _counted(self, windows: Iterable[Window]) -> Iterator[Slice]:
         asked: deque[Future[Slice]] = deque()
