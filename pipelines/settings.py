@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -24,9 +24,21 @@ from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, SETTLED_AFTER
 
 _API, _WAREHOUSE = "sources.twilio_verify", "warehouse"
 _AGE = re.compile(r"(\d{1,7})\s*([smhd])")
-_KINDS = {int: "a whole number", list: "a list such as ['15m', '26h', '3d']"}
+_KINDS = {int: "a whole number", float: "a number", list: "a list such as ['15m', '26h', '3d']"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pumping:
+    """What makes a day of a number prefix a row of `pumping_suspects`: at least so many
+    verifications and destinations, a success rate below this part of the baseline and so many
+    standard deviations below it."""
+
+    verifications: int = 20
+    destinations: int = 10
+    rate: float = 0.5
+    z_score: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class Settings:
     verification_fee: Decimal = Decimal("0.05")
     fee_currency: str = "USD"
     timezone: str = "UTC"
+    pumping: Pumping = Pumping()
 
     @property
     def published(self) -> Path:
@@ -101,6 +114,7 @@ def _settings(project: Path) -> Settings:
         verification_fee=_amount(fee),
         fee_currency=_currency(_read(_WAREHOUSE, "fee_currency", str, "USD")),
         timezone=_timezone(_read(_WAREHOUSE, "timezone", str, "UTC")),
+        pumping=_pumping(),
     )
 
 
@@ -189,6 +203,18 @@ def _timezone(name: str) -> str:
     return name
 
 
+def _pumping() -> Pumping:
+    """Counts from 1, a part from 0 to 1, a score from 0."""
+    found = {}
+    for name, usual in asdict(Pumping()).items():
+        number = _read(_WAREHOUSE, f"pumping_{name}", type(usual), usual)
+        low, high = (1, 10**6) if isinstance(usual, int) else (0, 1 if name == "rate" else 100)
+        if not low <= number <= high:
+            raise Misuse(f"{_WAREHOUSE}.pumping_{name}: {number} is not from {low} to {high}")
+        found[name] = number
+    return Pumping(**found)
+
+
 def _filters() -> Filters:
     names = {name: f"{_API}.{name}" for name in (*LASTING, "status")}
     given = {name: _read(_API, name, str, None) for name in names}
@@ -212,7 +238,10 @@ _KNOWN = {
         "base_url", "page_size", "requests_per_minute", "concurrency", "timeout",
         "give_up_after", "revisit_after", "status", *LASTING, *PARTS,
     },
-    _WAREHOUSE: {"dir", "publish_every", "verification_fee", "fee_currency", "timezone"},
+    _WAREHOUSE: {
+        "dir", "publish_every", "verification_fee", "fee_currency", "timezone",
+        *(f"pumping_{part.name}" for part in fields(Pumping)),
+    },
 }  # fmt: skip
 # How variables begin that are meant for us. (WAREHOUSE_DIR may well be somebody else's.)
 _MEANT = {

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import astuple
 from datetime import timedelta
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import duckdb
@@ -18,7 +22,7 @@ CODE_VALIDITY = timedelta(
     minutes=10
 )  # Twilio's default: an attempt this old is seldom converted later
 _TYPES = {"text": "varchar", "timestamp": "timestamptz", "bigint": "bigint"}
-_LAYERS = ("staging", "marts", "reports")  # apply order; a view reads from no later folder
+_LAYERS = ("staging", "marts", "reports")  # a view reads from no later folder
 
 
 def sql_folder() -> Path:
@@ -29,8 +33,17 @@ def sql_folder() -> Path:
 
 
 def view_files() -> list[Path]:
-    """The files that make views, in the order they are applied."""
-    return [file for layer in _LAYERS for file in sorted((sql_folder() / layer).glob("*.sql"))]
+    """The files that make views, each after those whose views it reads."""
+    found = (sorted((sql_folder() / layer).glob("*.sql")) for layer in _LAYERS)
+    files = {file.stem: file for layer in found for file in layer}
+    order = TopologicalSorter({name: _read_by(file, files) for name, file in files.items()})
+    return [files[name] for name in order.static_order()]
+
+
+def _read_by(file: Path, files: Mapping[str, Path]) -> list[str]:
+    """Which of the views `files` make this one names."""
+    names = set(re.findall(r"\b(?:from|join) (\w+)", file.read_text(encoding="utf-8")))
+    return [name for name in files if name in names]
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
@@ -39,7 +52,8 @@ def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> N
     Raises Failure naming the file whose SQL fails.
     """
     views = connection.execute(
-        "select view_name from duckdb_views() where schema_name = 'main' and not internal"
+        "select view_name from duckdb_views()"
+        " where database_name = current_database() and schema_name = 'main' and not internal"
     ).fetchall()
     for (view,) in views:
         connection.execute(f'drop view main."{view}"')
@@ -68,12 +82,13 @@ def create_raw(connection: duckdb.DuckDBPyConnection, attempts: pa.Table) -> Non
 def _fill_settings(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     """Lengths of time in seconds: a day is 23 or 25 hours where a reader's clocks change."""
     connection.execute(
-        "insert into main.settings select ?, ?, ?, to_seconds(?), to_seconds(?), to_seconds(?), "
-        "[to_seconds(age) for age in ?]",
+        "insert into main.settings select ?, ?, ?, ?, ?, ?, ?, "
+        "to_seconds(?), to_seconds(?), to_seconds(?), [to_seconds(age) for age in ?]",
         [
             settings.verification_fee,
             settings.fee_currency,
             settings.timezone,
+            *astuple(settings.pumping),
             *(age.total_seconds() for age in (CODE_VALIDITY, SETTLED_AFTER, RETENTION)),
             [age.total_seconds() for age in settings.revisit_after],
         ],

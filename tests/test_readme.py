@@ -38,6 +38,11 @@ def console_blocks() -> Iterator[tuple[str, str]]:
         yield command, output
 
 
+def answers() -> list[tuple[str, str]]:
+    """(query, output) of every ```sql block, whose answer is the ```text block below it."""
+    return re.findall(r"```sql\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL)
+
+
 def argv(command: str, environment: pytest.MonkeyPatch) -> list[str]:
     """What the make target runs, as arguments of `main`; variables before it are set."""
     words = shlex.split(command)
@@ -73,7 +78,13 @@ def test_every_output_is_the_real_one(
             real = capfd.readouterr().out
             assert comparable(command, real) == comparable(command, output), command
             told += 1
-    assert told >= 4
+        assert told >= 4
+        monkeypatch.setenv("WAREHOUSE__DIR", "warehouse/demo")
+        for query, output in answers():
+            assert main(["sql", query], now=THEN) == 0, query
+            assert capfd.readouterr().out.strip() == output.strip(), query
+            assert query.count("\n") <= 4, query
+    assert len(answers()) == 15
 
 
 def test_the_figures_it_quotes_are_what_the_bench_found() -> None:
@@ -113,9 +124,13 @@ def test_a_make_target_runs_the_command_of_its_name(target: str) -> None:
     assert f"verify-sync {target} --some-option" in told.stdout
 
 
-def test_every_view_is_in_the_table_of_views() -> None:
-    documented = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
-    assert {file.stem for file in view_files()} <= documented
+def test_the_table_of_views_is_what_the_views_say_of_themselves() -> None:
+    """The same views, and of each the same grain as its comment."""
+    documented = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \| [^|]+\? \|$", README, re.MULTILINE))
+    assert {file.stem for file in view_files()} == set(documented)
+    for file in view_files():
+        (comment,) = re.findall(r"comment on view \w+ is\s*'One row per (.*?)';", file.read_text())
+        assert comment.startswith(documented[file.stem]), (file.stem, comment)
 
 
 def test_every_setting_is_documented() -> None:

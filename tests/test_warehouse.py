@@ -131,8 +131,10 @@ def test_every_view_and_column_says_what_it_is(world: World) -> None:
     assert uncommented == []
 
 
-def test_a_view_reads_only_from_what_is_applied_before_it() -> None:
+def test_a_view_reads_only_from_what_is_applied_before_it_and_no_later_folder() -> None:
     names: list[str] = ["settings"]
+    layers = ["staging", "marts", "reports"]
+    layer_of = {file.stem: layers.index(file.parent.name) for file in view_files()}
     for file in view_files():
         text = file.read_text(encoding="utf-8")
         assert f"create or replace view {file.stem} as" in text
@@ -141,6 +143,7 @@ def test_a_view_reads_only_from_what_is_applied_before_it() -> None:
         body = text.partition("comment on")[0]
         read = set(re.findall(r"(?:from|join)\s+([\w.]+)", body))
         assert not read & later, f"{file.stem} reads from {read & later}"
+        assert all(layer_of[name] <= layer_of[file.stem] for name in read & layer_of.keys())
         names.append(file.stem)
     assert len(names) > 5
 

@@ -1,84 +1,50 @@
 create or replace view verification_attempts as
-with aged as (
-    select
-        a.attempt_sid,
-        a.verification_sid,
-        a.service_sid,
-        a.account_sid,
-        a.channel,
-        a.country,
-        a.locale,
-        a.carrier,
-        a.mcc,
-        a.mnc,
-        a.destination,
-        a.code_length,
-        a.conversion_status,
-        a.verification_status,
-        a.message_status,
-        a.error_code,
-        a.price,
-        a.currency,
-        a.created_at,
-        a.updated_at,
-        a.read_at,
-        -- By seconds: instants subtracted count days of the reader's zone.
-        to_microseconds(epoch_us(a.read_at) - epoch_us(a.created_at)) as read_age,
-        coalesce(a.conversion_status = 'converted', false) as is_converted
-    from stg_attempts as a
-)
-
 select
-    aged.attempt_sid,
-    aged.verification_sid,
-    coalesce(aged.service_sid, 'unknown') as service_sid,
-    coalesce(aged.account_sid, 'unknown') as account_sid,
-    aged.created_at,
-    aged.updated_at,
-    coalesce(aged.channel, 'unknown') as channel,
-    coalesce(aged.country, 'unknown') as country,
-    coalesce(aged.locale, 'unknown') as locale,
-    coalesce(aged.carrier, 'unknown') as carrier,
-    coalesce(aged.mcc, 'unknown') as mcc,
-    coalesce(aged.mnc, 'unknown') as mnc,
-    coalesce(aged.destination, 'unknown') as destination,
+    a.attempt_sid,
+    a.verification_sid,
+    coalesce(a.service_sid, 'unknown') as service_sid,
+    coalesce(a.account_sid, 'unknown') as account_sid,
+    a.created_at,
+    a.updated_at,
+    coalesce(a.channel, 'unknown') as channel,
+    coalesce(a.country, 'unknown') as country,
+    coalesce(a.locale, 'unknown') as locale,
+    coalesce(a.carrier, 'unknown') as carrier,
+    coalesce(a.mcc, 'unknown') as mcc,
+    coalesce(a.mnc, 'unknown') as mnc,
+    coalesce(a.destination, 'unknown') as destination,
     case
-        when aged.destination is null then 'unknown'
-        when contains(aged.destination, '@') then split_part(aged.destination, '@', 2)
-        when length(aged.destination) > 4 then left(aged.destination, -4)
+        when a.destination is null then 'unknown'
+        when contains(a.destination, '@') then split_part(a.destination, '@', 2)
+        when length(a.destination) > 4 then left(a.destination, -4)
         else 'unknown'
     end as destination_prefix,
-    aged.code_length,
-    coalesce(aged.conversion_status, 'unknown') as conversion_status,
-    aged.is_converted,
-    aged.is_converted and row_number() over (
-        partition by aged.verification_sid, aged.is_converted
-        order by aged.created_at desc, aged.attempt_sid desc
-    ) = 1 as is_converting_attempt,
-    coalesce(aged.verification_status, 'unknown') as verification_status,
-    coalesce(aged.message_status, 'unknown') as message_status,
+    a.code_length,
+    coalesce(a.conversion_status, 'unknown') as conversion_status,
+    a.is_converted,
+    coalesce(r.is_converting_attempt, a.is_converted) as is_converting_attempt,
+    coalesce(a.verification_status, 'unknown') as verification_status,
+    coalesce(a.message_status, 'unknown') as message_status,
     case
-        when aged.message_status in ('delivered', 'read', 'completed') then 'delivered'
-        when aged.message_status in ('undelivered', 'failed', 'canceled', 'busy', 'no-answer')
-            then 'failed'
-        when aged.read_age >= s.settled_after then 'unknown'
+        when a.receipt is not null then a.receipt
+        when a.read_age >= s.settled_after then 'unknown'
         else 'pending'
     end as delivery_outcome,
-    aged.error_code,
-    case when aged.error_code is not null then coalesce(e.error_name, 'unknown') end as error_name,
-    aged.price,
-    aged.currency,
-    row_number() over (
-        partition by aged.verification_sid
-        order by aged.created_at, aged.attempt_sid
-    ) as attempt_number,
-    aged.read_age >= s.code_validity as is_mature,
-    aged.read_age >= s.settled_after as is_settled,
-    aged.read_at,
-    aged.read_age
-from aged
+    a.error_code,
+    case when a.error_code is not null then coalesce(e.name, 'unknown') end as error_name,
+    a.price,
+    a.currency,
+    coalesce(r.attempt_number, 1) as attempt_number,
+    a.read_age >= s.code_validity as is_mature,
+    a.read_age >= s.settled_after as is_settled,
+    coalesce(r.is_verification_converted, a.is_converted) as is_verification_converted,
+    coalesce(r.verification_read_age, a.read_age) >= s.code_validity as is_verification_mature,
+    a.read_at,
+    a.read_age
+from stg_attempts as a
 cross join settings as s
-left join error_codes as e on aged.error_code = e.error_code;
+left join stg_resends as r on a.attempt_sid = r.attempt_sid
+left join error_codes as e on a.error_code = e.code;
 
 comment on view verification_attempts is
 'One row per attempt: one code sent to one person over one channel.';
@@ -127,5 +93,9 @@ comment on column verification_attempts.is_mature is
 'Read when its code could no longer be typed (settings.code_validity); rates count only these.';
 comment on column verification_attempts.is_settled is
 'Read at an age at which nothing is expected to change any more (settings.settled_after).';
+comment on column verification_attempts.is_verification_converted is
+'Whether any attempt of its verification converted.';
+comment on column verification_attempts.is_verification_mature is
+'Whether all attempts of its verification are mature.';
 comment on column verification_attempts.read_at is 'When this copy was read (UTC).';
 comment on column verification_attempts.read_age is 'Age of the attempt when it was read.';

@@ -1,33 +1,68 @@
 create or replace view verifications as
+with several as (
+    select
+        verification_sid,
+        count(*) as attempts,
+        max(created_at) as last_attempt_at,
+        list(coalesce(channel, 'unknown') order by attempt_number) as channels,
+        max(attempt_number) filter (where is_converting_attempt) as converted_attempt_number,
+        min(verification_read_age) as read_age,
+        bool_and(coalesce(receipt = 'failed', false)) as is_undelivered,
+        sum(price) as channel_spend,
+        count(distinct currency) as currencies,
+        max(currency) as currency
+    from stg_resends
+    group by verification_sid
+)
+
 select
-    verification_sid,
-    arg_min(service_sid, attempt_number) as service_sid,
-    arg_min(country, attempt_number) as country,
-    min(created_at) as started_at,
-    max(created_at) as last_attempt_at,
-    count(*) as attempts,
-    list(channel order by attempt_number) as channels,
-    arg_min(channel, attempt_number) as first_channel,
-    arg_max(channel, attempt_number) as last_channel,
-    max(channel) filter (where is_converting_attempt) as converted_channel,
-    bool_or(is_converted) as is_converted,
-    bool_and(is_mature) as is_mature,
-    bool_and(is_settled) as is_settled,
-    count(distinct channel) > 1 as has_fallback,
-    coalesce(
-        max(channel) filter (where is_converting_attempt) != arg_min(channel, attempt_number),
-        false
-    ) as is_rescued,
-    case when count(distinct currency) <= 1 then sum(price) end as channel_spend,
-    case when count(distinct currency) <= 1 then max(currency) end as currency
-from verification_attempts
-group by verification_sid;
+    a.verification_sid,
+    a.service_sid,
+    a.country,
+    a.destination,
+    a.destination_prefix,
+    a.created_at as started_at,
+    coalesce(s.last_attempt_at, a.created_at) as last_attempt_at,
+    coalesce(s.attempts, 1) as attempts,
+    coalesce(s.channels, [a.channel]) as channels,
+    a.channel as first_channel,
+    coalesce(s.channels[-1], a.channel) as last_channel,
+    case
+        when s.attempts > 1 then s.channels[s.converted_attempt_number]
+        when a.is_converted then a.channel
+    end as converted_channel,
+    case
+        when s.attempts > 1 then s.converted_attempt_number
+        when a.is_converted then 1
+    end as converted_attempt_number,
+    a.is_verification_converted as is_converted,
+    a.is_verification_mature as is_mature,
+    coalesce(s.read_age, a.read_age) >= c.settled_after as is_settled,
+    coalesce(s.is_undelivered, a.delivery_outcome = 'failed') as is_undelivered,
+    coalesce(len(list_distinct(s.channels)) > 1, false) as has_fallback,
+    coalesce(s.channels[s.converted_attempt_number] != a.channel, false) as is_rescued,
+    case
+        when s.attempts is null then a.price
+        when s.currencies <= 1 then s.channel_spend
+    end as channel_spend,
+    case
+        when s.attempts is null then a.currency
+        when s.currencies <= 1 then s.currency
+    end as currency
+from verification_attempts as a
+cross join settings as c
+left join several as s on a.verification_sid = s.verification_sid
+where a.attempt_number = 1;
 
 comment on view verifications is
 'One row per verification: one person proving one destination, in up to five attempts.';
 comment on column verifications.verification_sid is 'SID of the verification (VE…).';
 comment on column verifications.service_sid is 'SID of the Verify service (VA…).';
 comment on column verifications.country is 'Destination country of the first attempt.';
+comment on column verifications.destination is
+'Phone number (E.164) or e-mail address of the first attempt: personal data.';
+comment on column verifications.destination_prefix is
+'The number without its last 4 digits; an e-mail address''s domain.';
 comment on column verifications.started_at is 'When the first attempt was made (UTC).';
 comment on column verifications.last_attempt_at is 'When the last attempt was made (UTC).';
 comment on column verifications.attempts is 'How many codes were sent.';
@@ -36,11 +71,15 @@ comment on column verifications.first_channel is 'Channel of the first attempt.'
 comment on column verifications.last_channel is 'Channel of the last attempt.';
 comment on column verifications.converted_channel is
 'Channel of the converting attempt; null when the verification did not convert.';
+comment on column verifications.converted_attempt_number is
+'attempt_number of the converting attempt; null when the verification did not convert.';
 comment on column verifications.is_converted is 'Whether any attempt converted.';
 comment on column verifications.is_mature is
 'Whether all attempts were read when their code could no longer be typed.';
 comment on column verifications.is_settled is
 'Whether all attempts were read at an age at which nothing is expected to change any more.';
+comment on column verifications.is_undelivered is
+'Whether every attempt has delivery_outcome failed.';
 comment on column verifications.has_fallback is 'Whether more than one channel was used.';
 comment on column verifications.is_rescued is
 'Converted on another channel than the first one: an upper bound, as any code may be typed.';

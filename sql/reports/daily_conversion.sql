@@ -8,12 +8,10 @@ with attempts as (
         a.is_converted,
         a.is_converting_attempt,
         a.delivery_outcome,
-        v.is_mature as is_verification_mature,
-        v.is_converted as is_verification_converted,
-        a.attempt_number = 1 as is_first_attempt,
+        a.is_verification_converted,
+        a.attempt_number = 1 and a.is_verification_mature as is_verification,
         cast(timezone(s.timezone, a.created_at) as date) as created_date
     from verification_attempts as a
-    inner join verifications as v on a.verification_sid = v.verification_sid
     cross join settings as s
 ),
 
@@ -26,13 +24,11 @@ cells as (
         count(*) as attempts,
         count(*) filter (where is_mature) as mature_attempts,
         count(*) filter (where is_mature and is_converted) as converted_attempts,
-        count(*) filter (where is_first_attempt and is_verification_mature) as verifications,
+        count(*) filter (where is_verification) as verifications,
         count(*) filter (
-            where is_first_attempt and is_verification_mature and is_verification_converted
+            where is_verification and is_verification_converted
         ) as converted_verifications,
-        count(*) filter (
-            where is_converting_attempt and is_verification_mature
-        ) as credited_conversions,
+        count(*) filter (where is_converting_attempt) as credited_conversions,
         count(*) filter (where delivery_outcome = 'delivered') as delivered_attempts,
         count(*) filter (where delivery_outcome = 'failed') as failed_attempts,
         count(*) filter (where delivery_outcome = 'unknown') as unknown_attempts
@@ -77,7 +73,7 @@ comment on column daily_conversion.converted_verifications is 'Of these, how man
 comment on column daily_conversion.verification_success_rate is
 'converted_verifications / verifications; null without verifications.';
 comment on column daily_conversion.credited_conversions is
-'Mature verifications converted by an attempt of this row: sums to each of them once.';
+'Verifications converted by an attempt of this row: over all rows, each of them once.';
 comment on column daily_conversion.delivered_attempts is
 'Attempts with delivery_outcome delivered.';
 comment on column daily_conversion.failed_attempts is 'Attempts with delivery_outcome failed.';

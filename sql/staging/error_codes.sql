@@ -1,7 +1,7 @@
 create or replace view error_codes as
 select
-    error_code,
-    error_name
+    code,
+    name
 from (
     values
     ('30003', 'Unreachable destination handset'),
@@ -17,9 +17,9 @@ from (
     ('60605', 'Blocked by geo permissions'),
     ('63024', 'Invalid message recipient'),
     ('63036', 'Recipient cannot be reached by RBM')
-) as codes (error_code, error_name);
+) as codes (code, name);
 
 comment on view error_codes is
 'One row per Twilio error code that verification attempts are known to end with.';
-comment on column error_codes.error_code is 'Twilio error code, as text.';
-comment on column error_codes.error_name is 'What Twilio calls it.';
+comment on column error_codes.code is 'Twilio error code, as text.';
+comment on column error_codes.name is 'What Twilio calls it.';

@@ -14,13 +14,24 @@ select
     lower(conversion_status) as conversion_status,
     lower(channel_data__status) as verification_status,
     lower(channel_data__message_status) as message_status,
+    case
+        when lower(channel_data__message_status) in ('delivered', 'read', 'completed')
+            then 'delivered'
+        when
+            lower(channel_data__message_status)
+            in ('undelivered', 'failed', 'canceled', 'busy', 'no-answer')
+            then 'failed'
+    end as receipt,
     nullif(nullif(trim(channel_data__error_code), ''), '0') as error_code,
     upper(price__currency) as currency,
     try_cast(channel_data__code_length as integer) as code_length,
     try_cast(price__value as decimal(18, 6)) as price,
     date_created as created_at,
     date_updated as updated_at,
-    read_at
+    read_at,
+    -- By seconds: instants subtracted count days of the reader's zone.
+    to_microseconds(epoch_us(read_at) - epoch_us(date_created)) as read_age,
+    coalesce(lower(conversion_status) = 'converted', false) as is_converted
 from twilio_verify.attempts;
 
 comment on view stg_attempts is
@@ -42,6 +53,8 @@ comment on column stg_attempts.verification_status is
 'Whether the code was typed back: confirmed, unconfirmed or expired.';
 comment on column stg_attempts.message_status is
 'What the carrier reported of the message or call, lower case.';
+comment on column stg_attempts.receipt is
+'What message_status says in the end: delivered or failed; null while it is an open one.';
 comment on column stg_attempts.error_code is
 'Twilio error code; null for all four ways in which the API says that there is none.';
 comment on column stg_attempts.currency is 'Currency of price, upper case.';
@@ -51,3 +64,5 @@ comment on column stg_attempts.price is
 comment on column stg_attempts.created_at is 'When the attempt was made (UTC).';
 comment on column stg_attempts.updated_at is 'When Twilio last changed the attempt (UTC).';
 comment on column stg_attempts.read_at is 'When this copy of the attempt was read (UTC).';
+comment on column stg_attempts.read_age is 'Age of the attempt when it was read.';
+comment on column stg_attempts.is_converted is 'Whether Twilio marks this attempt converted.';

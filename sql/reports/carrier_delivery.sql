@@ -1,0 +1,83 @@
+create or replace view carrier_delivery as
+with attempts as (
+    select
+        cast(timezone(s.timezone, a.created_at) as date) as created_date,
+        a.country,
+        a.mcc,
+        a.mnc,
+        a.carrier,
+        a.channel,
+        a.delivery_outcome,
+        a.error_code,
+        a.is_mature,
+        a.is_converted
+    from verification_attempts as a
+    cross join settings as s
+),
+
+-- By error code first: the most frequent one of a cell is then a matter of few rows.
+errors as (
+    select
+        created_date,
+        country,
+        mcc,
+        mnc,
+        carrier,
+        channel,
+        error_code,
+        count(*) as attempts,
+        count(*) filter (where delivery_outcome = 'delivered') as delivered,
+        count(*) filter (where delivery_outcome = 'failed') as failed,
+        count(*) filter (where delivery_outcome = 'pending') as pending,
+        count(*) filter (where delivery_outcome = 'unknown') as unknown,
+        count(*) filter (where is_mature) as mature_attempts,
+        count(*) filter (where is_mature and is_converted) as converted_attempts
+    from attempts
+    group by created_date, country, mcc, mnc, carrier, channel, error_code
+)
+
+select
+    created_date,
+    country,
+    mcc,
+    mnc,
+    carrier,
+    channel,
+    cast(sum(attempts) as bigint) as attempts,
+    cast(sum(delivered) as bigint) as delivered,
+    cast(sum(failed) as bigint) as failed,
+    cast(sum(pending) as bigint) as pending,
+    cast(sum(unknown) as bigint) as unknown,
+    sum(delivered) / nullif(sum(delivered) + sum(failed), 0) as delivery_rate,
+    cast(sum(mature_attempts) as bigint) as mature_attempts,
+    cast(sum(converted_attempts) as bigint) as converted_attempts,
+    sum(converted_attempts) / nullif(sum(mature_attempts), 0) as attempt_conversion_rate,
+    first(error_code order by error_code is null asc, attempts desc, error_code asc)
+        as top_error_code
+from errors
+group by created_date, country, mcc, mnc, carrier, channel;
+
+comment on view carrier_delivery is
+'One row per day, country, network (mcc, mnc, carrier) and channel.';
+comment on column carrier_delivery.created_date is 'Day of creation in settings.timezone.';
+comment on column carrier_delivery.country is 'Destination country; unknown for e-mail.';
+comment on column carrier_delivery.mcc is 'Mobile country code, text with its leading zeros.';
+comment on column carrier_delivery.mnc is 'Mobile network code, text with its leading zeros.';
+comment on column carrier_delivery.carrier is 'Name of the destination network.';
+comment on column carrier_delivery.channel is 'Channel of the attempts.';
+comment on column carrier_delivery.attempts is 'All attempts, mature or not.';
+comment on column carrier_delivery.delivered is 'Attempts with delivery_outcome delivered.';
+comment on column carrier_delivery.failed is 'Attempts with delivery_outcome failed.';
+comment on column carrier_delivery.pending is
+'Attempts without a final receipt, which may still come.';
+comment on column carrier_delivery.unknown is
+'Settled attempts that never got a final receipt.';
+comment on column carrier_delivery.delivery_rate is
+'delivered / (delivered + failed); null without either.';
+comment on column carrier_delivery.mature_attempts is
+'Attempts read when their code could no longer be typed.';
+comment on column carrier_delivery.converted_attempts is 'Mature attempts marked converted.';
+comment on column carrier_delivery.attempt_conversion_rate is
+'converted_attempts / mature_attempts; null without mature attempts.';
+comment on column carrier_delivery.top_error_code is
+'The most frequent error code, of equal ones the first; null without errors.';

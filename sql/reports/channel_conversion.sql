@@ -1,0 +1,64 @@
+create or replace view channel_conversion as
+with months as (
+    select
+        channel,
+        cast(date_trunc('month', created_date) as date) as created_month,
+        sum(verifications) as verifications,
+        sum(converted_verifications) as converted,
+        sum(attempts) as attempts,
+        sum(mature_attempts) as mature_attempts,
+        sum(converted_attempts) as converted_attempts
+    from daily_conversion
+    group by channel, created_month
+),
+
+rates as (
+    select
+        created_month,
+        channel,
+        attempts,
+        cast(verifications as bigint) as verifications,
+        cast(converted as bigint) as converted,
+        converted / nullif(verifications, 0) as success_rate,
+        converted_attempts / nullif(mature_attempts, 0) as attempt_conversion_rate,
+        1.959964 ^ 2 / nullif(verifications, 0) as spread
+    from months
+)
+
+-- The interval is Wilson's (J. Am. Stat. Assoc. 22, 1927): right for few and for rates near 0 or 1.
+select
+    created_month,
+    channel,
+    verifications,
+    converted,
+    success_rate,
+    greatest(0, (
+        success_rate + spread / 2
+        - sqrt(spread * success_rate * (1 - success_rate) + spread ^ 2 / 4)
+    ) / (1 + spread)) as success_rate_low,
+    least(1, (
+        success_rate + spread / 2
+        + sqrt(spread * success_rate * (1 - success_rate) + spread ^ 2 / 4)
+    ) / (1 + spread)) as success_rate_high,
+    cast(attempts as bigint) as attempts,
+    attempt_conversion_rate
+from rates;
+
+comment on view channel_conversion is
+'One row per month and channel, with the 95 % interval in which the success rate lies.';
+comment on column channel_conversion.created_month is
+'First day of the month of creation in settings.timezone.';
+comment on column channel_conversion.channel is
+'Channel of the verifications'' first attempt, and of the attempts.';
+comment on column channel_conversion.verifications is
+'Mature verifications whose first attempt lies in this row.';
+comment on column channel_conversion.converted is 'Of these, how many converted.';
+comment on column channel_conversion.success_rate is
+'converted / verifications; null without verifications.';
+comment on column channel_conversion.success_rate_low is
+'Lower end of the 95 % Wilson interval of success_rate.';
+comment on column channel_conversion.success_rate_high is
+'Upper end of the 95 % Wilson interval of success_rate.';
+comment on column channel_conversion.attempts is 'All attempts of this row, mature or not.';
+comment on column channel_conversion.attempt_conversion_rate is
+'Converted / all mature attempts. No interval: resends of one verification are not independent.';

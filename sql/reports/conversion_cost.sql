@@ -1,0 +1,126 @@
+create or replace view conversion_cost as
+with usual as (
+    select coalesce(
+        (
+            select currency
+            from stg_attempts
+            where price is not null and currency is not null
+            group by currency
+            order by count(*) desc, currency
+            limit 1
+        ),
+        'unknown'
+    ) as currency
+),
+
+attempts as (
+    select
+        a.service_sid,
+        a.channel,
+        a.country,
+        a.price,
+        a.is_settled,
+        a.is_converting_attempt,
+        a.is_verification_mature and not a.is_verification_converted as is_wasted,
+        case when a.price is null then u.currency else coalesce(a.currency, 'unknown') end
+            as currency,
+        cast(timezone(s.timezone, a.created_at) as date) as created_date
+    from verification_attempts as a
+    cross join settings as s
+    cross join usual as u
+),
+
+cells as (
+    select
+        created_date,
+        service_sid,
+        channel,
+        country,
+        currency,
+        count(*) as attempts,
+        count(price) as priced,
+        count(*) filter (where price is null and not is_settled) as price_pending,
+        count(*) filter (where price is null and is_settled) as unpriced,
+        coalesce(sum(price), 0) as channel_spend,
+        coalesce(sum(price) filter (where is_wasted), 0) as wasted_spend,
+        count(*) filter (where is_converting_attempt) as credited_conversions
+    from attempts
+    group by created_date, service_sid, channel, country, currency
+),
+
+costs as (
+    select
+        c.created_date,
+        c.service_sid,
+        c.channel,
+        c.country,
+        c.currency,
+        c.attempts,
+        c.priced,
+        c.price_pending,
+        c.unpriced,
+        c.channel_spend,
+        c.wasted_spend,
+        c.credited_conversions,
+        c.credited_conversions * s.verification_fee as verification_fees,
+        case
+            when c.currency = s.fee_currency
+                then c.channel_spend + c.credited_conversions * s.verification_fee
+        end as total_cost,
+        cast(
+            sum(c.channel_spend) over cells / nullif(sum(c.priced) over cells, 0)
+            as decimal(18, 6)
+        ) as mean_price
+    from cells as c
+    cross join settings as s
+    window cells as (partition by c.channel, c.country, c.currency)
+)
+
+select
+    created_date,
+    service_sid,
+    channel,
+    country,
+    currency,
+    attempts,
+    priced,
+    price_pending,
+    unpriced,
+    channel_spend,
+    wasted_spend,
+    credited_conversions,
+    verification_fees,
+    total_cost,
+    case
+        when price_pending = 0 then total_cost
+        else total_cost + price_pending * mean_price
+    end as total_cost_estimate,
+    cast(total_cost / nullif(credited_conversions, 0) as decimal(18, 6)) as cost_per_conversion
+from costs;
+
+comment on view conversion_cost is
+'One row per day, service, channel, country and currency: what the attempts cost.';
+comment on column conversion_cost.created_date is 'Day of creation in settings.timezone.';
+comment on column conversion_cost.service_sid is 'SID of the Verify service (VA…).';
+comment on column conversion_cost.channel is 'Channel of the attempts.';
+comment on column conversion_cost.country is 'Destination country; unknown for e-mail.';
+comment on column conversion_cost.currency is
+'Currency of the row; attempts without a price are in the account''s most frequent one.';
+comment on column conversion_cost.attempts is 'All attempts, mature or not.';
+comment on column conversion_cost.priced is 'Attempts whose price is known.';
+comment on column conversion_cost.price_pending is
+'Attempts whose price is not known yet: not settled.';
+comment on column conversion_cost.unpriced is 'Settled attempts that never got a price.';
+comment on column conversion_cost.channel_spend is 'Sum of the known prices.';
+comment on column conversion_cost.wasted_spend is
+'Of channel_spend, what mature verifications cost that never converted.';
+comment on column conversion_cost.credited_conversions is
+'Verifications converted by an attempt of this row: over all rows, each of them once.';
+comment on column conversion_cost.verification_fees is
+'credited_conversions times settings.verification_fee, in settings.fee_currency.';
+comment on column conversion_cost.total_cost is
+'channel_spend + verification_fees; null where the row is not in settings.fee_currency.';
+comment on column conversion_cost.total_cost_estimate is
+'total_cost with pending prices at the mean of the channel and country; null without a mean.';
+comment on column conversion_cost.cost_per_conversion is
+'total_cost / credited_conversions; null without either.';

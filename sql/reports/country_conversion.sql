@@ -1,0 +1,69 @@
+create or replace view country_conversion as
+with months as (
+    select
+        channel,
+        country,
+        cast(date_trunc('month', created_date) as date) as created_month,
+        sum(verifications) as verifications,
+        sum(converted_verifications) as converted,
+        sum(attempts) as attempts,
+        sum(mature_attempts) as mature_attempts,
+        sum(converted_attempts) as converted_attempts
+    from daily_conversion
+    group by channel, country, created_month
+),
+
+rates as (
+    select
+        created_month,
+        country,
+        channel,
+        attempts,
+        cast(verifications as bigint) as verifications,
+        cast(converted as bigint) as converted,
+        converted / nullif(verifications, 0) as success_rate,
+        converted_attempts / nullif(mature_attempts, 0) as attempt_conversion_rate,
+        1.959964 ^ 2 / nullif(verifications, 0) as spread
+    from months
+)
+
+-- The interval is Wilson's (J. Am. Stat. Assoc. 22, 1927): right for few and for rates near 0 or 1.
+select
+    created_month,
+    country,
+    channel,
+    verifications,
+    converted,
+    success_rate,
+    greatest(0, (
+        success_rate + spread / 2
+        - sqrt(spread * success_rate * (1 - success_rate) + spread ^ 2 / 4)
+    ) / (1 + spread)) as success_rate_low,
+    least(1, (
+        success_rate + spread / 2
+        + sqrt(spread * success_rate * (1 - success_rate) + spread ^ 2 / 4)
+    ) / (1 + spread)) as success_rate_high,
+    cast(attempts as bigint) as attempts,
+    attempt_conversion_rate
+from rates;
+
+comment on view country_conversion is
+'One row per month, country and channel, with the success rate''s 95 % interval.';
+comment on column country_conversion.created_month is
+'First day of the month of creation in settings.timezone.';
+comment on column country_conversion.country is
+'Destination country; unknown for e-mail.';
+comment on column country_conversion.channel is
+'Channel of the verifications'' first attempt, and of the attempts.';
+comment on column country_conversion.verifications is
+'Mature verifications whose first attempt lies in this row.';
+comment on column country_conversion.converted is 'Of these, how many converted.';
+comment on column country_conversion.success_rate is
+'converted / verifications; null without verifications.';
+comment on column country_conversion.success_rate_low is
+'Lower end of the 95 % Wilson interval of success_rate.';
+comment on column country_conversion.success_rate_high is
+'Upper end of the 95 % Wilson interval of success_rate.';
+comment on column country_conversion.attempts is 'All attempts of this row, mature or not.';
+comment on column country_conversion.attempt_conversion_rate is
+'Converted / all mature attempts. No interval: resends of one verification are not independent.';

@@ -1,0 +1,122 @@
+create or replace view coverage as
+with windows as (
+    select
+        w.created_after,
+        w.created_before,
+        w.read_at
+    from twilio_verify.windows_read as w
+    inner join twilio_verify._dlt_loads as l on w._dlt_load_id = l.load_id and l.status = 0
+),
+
+attempts as (
+    select
+        cast(timezone('UTC', created_at) as date) as created_date,
+        count(*) as attempts,
+        min(read_age) as read_age
+    from stg_attempts
+    group by created_date
+),
+
+span as (
+    select
+        min(first_date) as first_date,
+        max(last_date) as last_date
+    from (
+        select
+            cast(timezone('UTC', min(created_after)) as date) as first_date,
+            cast(timezone('UTC', max(created_before)) as date) as last_date
+        from windows
+        union all
+        select
+            min(created_date) as first_date,
+            max(created_date) as last_date
+        from attempts
+    ) as both_ends
+),
+
+days as (
+    select
+        cast(day as date) as created_date,
+        timezone('UTC', day) as starts_at,
+        timezone('UTC', day + interval 1 day) as ends_at
+    from span, unnest(generate_series(
+        cast(first_date as timestamp), cast(last_date as timestamp), interval 1 day
+    )) as calendar (day)
+),
+
+reads as (
+    select
+        d.created_date,
+        min(w.read_at) as first_read_at,
+        max(w.read_at) as last_read_at
+    from days as d
+    inner join windows as w on d.ends_at > w.created_after and d.starts_at <= w.created_before
+    group by d.created_date
+),
+
+-- Each set of filters has its own gaps; the worst one tells.
+gaps_of_filters as (
+    select
+        d.created_date,
+        g.filters_hash,
+        sum(
+            epoch(least(g.lost_before, d.ends_at)) - epoch(greatest(g.lost_after, d.starts_at))
+        ) as seconds
+    from days as d
+    inner join gaps as g on d.ends_at > g.lost_after and d.starts_at < g.lost_before
+    group by d.created_date, g.filters_hash
+),
+
+lost as (
+    select
+        created_date,
+        max(seconds) as gap_seconds
+    from gaps_of_filters
+    group by created_date
+),
+
+-- Of a day's reconciliations the newest. One of a whole day may end at the next midnight.
+reconciled as (
+    select
+        cast(timezone('UTC', created_before - interval 1 second) as date) as created_date,
+        arg_max(api_attempts, reconciled_at) as api_attempts,
+        arg_max(api_converted, reconciled_at) as api_converted
+    from twilio_verify.reconciliations
+    group by created_date
+)
+
+select
+    d.created_date,
+    coalesce(a.attempts, 0) as attempts,
+    r.first_read_at,
+    r.last_read_at,
+    coalesce(
+        epoch_us(r.last_read_at) - epoch_us(d.ends_at) >= epoch_us(s.settled_after)
+        and coalesce(a.read_age >= s.settled_after, true),
+        false
+    ) as is_settled,
+    coalesce(l.gap_seconds, 0) as gap_seconds,
+    c.api_attempts,
+    c.api_converted
+from days as d
+cross join settings as s
+left join attempts as a on d.created_date = a.created_date
+left join reads as r on d.created_date = r.created_date
+left join lost as l on d.created_date = l.created_date
+left join reconciled as c on d.created_date = c.created_date;
+
+comment on view coverage is 'One row per day of created time, in UTC as Twilio counts it.';
+comment on column coverage.created_date is 'Day of creation in UTC.';
+comment on column coverage.attempts is 'Attempts in the warehouse.';
+comment on column coverage.first_read_at is
+'When a part of the day was read for the first time (UTC).';
+comment on column coverage.last_read_at is
+'When a part of the day was read for the last time (UTC).';
+comment on column coverage.is_settled is
+'Whether the day was read, and each of its attempts, when nothing is expected to change.';
+comment on column coverage.gap_seconds is
+'How much of the day Twilio forgot before it was read; see gaps.';
+comment on column coverage.api_attempts is
+'Attempts by Twilio''s own count at the newest reconciliation; null before any.';
+comment on column coverage.api_converted is
+'Converted ones by Twilio''s own count at the newest reconciliation.';

@@ -1,0 +1,83 @@
+create or replace view retry_funnel as
+with mature as (
+    select
+        v.first_channel,
+        v.attempts,
+        v.converted_attempt_number,
+        v.is_converted,
+        cast(
+            date_trunc('month', cast(timezone(s.timezone, v.started_at) as date)) as date
+        ) as created_month
+    from verifications as v
+    cross join settings as s
+    where v.is_mature
+),
+
+-- Few kinds of verification, so that each is counted once for every send it reached.
+kinds as (
+    select
+        created_month,
+        first_channel,
+        attempts,
+        converted_attempt_number,
+        is_converted,
+        count(*) as verifications
+    from mature
+    group by created_month, first_channel, attempts, converted_attempt_number, is_converted
+),
+
+sends as (
+    select
+        created_month,
+        first_channel,
+        verifications,
+        converted_attempt_number,
+        is_converted,
+        unnest(generate_series(1, attempts)) as attempt_number
+    from kinds
+),
+
+reached as (
+    select
+        created_month,
+        first_channel,
+        attempt_number,
+        sum(verifications) as verifications,
+        coalesce(
+            sum(verifications) filter (where converted_attempt_number = attempt_number), 0
+        ) as converted_here,
+        coalesce(sum(verifications) filter (where is_converted), 0) as converted
+    from sends
+    group by created_month, first_channel, attempt_number
+)
+
+select
+    created_month,
+    first_channel,
+    attempt_number,
+    cast(verifications as bigint) as verifications,
+    verifications / first_value(verifications) over (
+        partition by created_month, first_channel
+        order by attempt_number
+    ) as reached_share,
+    cast(converted_here as bigint) as converted_here,
+    converted_here / verifications as converted_here_share,
+    cast(converted as bigint) as converted,
+    converted / verifications as converted_share
+from reached;
+
+comment on view retry_funnel is
+'One row per month, first channel and number of the send: how far verifications go.';
+comment on column retry_funnel.created_month is
+'First day of the month of the first attempt in settings.timezone.';
+comment on column retry_funnel.first_channel is 'Channel of the first attempt.';
+comment on column retry_funnel.attempt_number is
+'1 for the first send, 2 for the first resend, and so on.';
+comment on column retry_funnel.verifications is 'Mature verifications that reached this send.';
+comment on column retry_funnel.reached_share is
+'verifications / those of the first send.';
+comment on column retry_funnel.converted_here is
+'Of these, how many converted in the end with this send.';
+comment on column retry_funnel.converted_here_share is 'converted_here / verifications.';
+comment on column retry_funnel.converted is 'Of these, how many converted with any send.';
+comment on column retry_funnel.converted_share is 'converted / verifications.';

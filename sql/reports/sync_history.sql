@@ -1,0 +1,33 @@
+create or replace view sync_history as
+select
+    r.run_id,
+    r.command,
+    r.started_at,
+    r.finished_at,
+    (epoch_us(r.finished_at) - epoch_us(r.started_at)) / 1e6 as seconds,
+    coalesce(r.outcome, 'unknown') as outcome,
+    r.error,
+    r.windows,
+    r.requests,
+    r.retries,
+    r.throttled,
+    r.attempts_read,
+    r.attempts_new,
+    r.rejected
+from twilio_verify.sync_runs as r;
+
+comment on view sync_history is 'One row per run: what it did, and how it ended.';
+comment on column sync_history.run_id is 'The run.';
+comment on column sync_history.command is 'The command that was run, as in sync or backfill.';
+comment on column sync_history.started_at is 'When it began (UTC).';
+comment on column sync_history.finished_at is 'When it ended (UTC); null if it was killed.';
+comment on column sync_history.seconds is 'How long it took.';
+comment on column sync_history.outcome is 'How it ended.';
+comment on column sync_history.error is 'What it said where it failed.';
+comment on column sync_history.windows is 'Windows that it read.';
+comment on column sync_history.requests is 'Requests that it sent, retries included.';
+comment on column sync_history.retries is 'Requests that were sent again.';
+comment on column sync_history.throttled is 'Answers that said too many requests (429).';
+comment on column sync_history.attempts_read is 'Attempts that it read.';
+comment on column sync_history.attempts_new is 'Of these, how many were not stored yet.';
+comment on column sync_history.rejected is 'Rows without a usable sid or date_created.';

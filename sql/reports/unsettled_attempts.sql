@@ -1,0 +1,43 @@
+create or replace view unsettled_attempts as
+with newest as (
+    select max(read_at) as read_at
+    from stg_attempts
+),
+
+aged as (
+    select
+        a.channel,
+        a.country,
+        a.price,
+        a.delivery_outcome,
+        (epoch_us(n.read_at) - epoch_us(a.created_at)) / 3600e6 as hours
+    from verification_attempts as a
+    cross join newest as n
+    where not a.is_settled
+)
+
+select
+    channel,
+    country,
+    case
+        when hours < 1 then 'under 1 h'
+        when hours < 24 then '1 h to 1 d'
+        when hours < 72 then '1 d to 3 d'
+        else 'over 3 d'
+    end as age_bucket,
+    count(*) as attempts,
+    count(*) filter (where price is null) as without_price,
+    count(*) filter (where delivery_outcome = 'pending') as without_receipt
+from aged
+group by channel, country, age_bucket;
+
+comment on view unsettled_attempts is
+'One row per channel, country and age: attempts that may still change.';
+comment on column unsettled_attempts.channel is 'Channel of the attempts.';
+comment on column unsettled_attempts.country is 'Destination country; unknown for e-mail.';
+comment on column unsettled_attempts.age_bucket is
+'Age at the newest read: under 1 h, 1 h to 1 d, 1 d to 3 d, over 3 d (due to be read again).';
+comment on column unsettled_attempts.attempts is 'Attempts that are not settled.';
+comment on column unsettled_attempts.without_price is 'Of these, how many have no price yet.';
+comment on column unsettled_attempts.without_receipt is
+'Of these, how many have no final receipt yet.';

@@ -1,0 +1,191 @@
+"""`pumping_suspects`: attacks placed at random are found, and what is no attack is not."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+
+from pipelines.decode import decode
+from pipelines.sandbox import world
+from pipelines.sandbox.account import Account
+from pipelines.sandbox.render import Renderer
+from pipelines.sandbox.sends import DAY, Attack, Outage
+from pipelines.sandbox.state import View
+from pipelines.sandbox.switches import Switches
+from pipelines.settings import Pumping, Settings
+from pipelines.views import create_raw, create_views
+from tests.conftest import NOW
+
+SINCE = int((NOW - timedelta(days=30)).timestamp())
+SEEDS = range(20)
+USUALLY = Pumping()
+Row = dict[str, Any]
+
+
+def attempts_of(account: Account) -> list[Row]:
+    renderer = Renderer(account, Switches(), f"AC{0:032}", "http://sandbox")
+    view = View(account, Switches(), renderer)
+    return [json.loads(text) for text in view.everything(NOW.timestamp())]
+
+
+def suspects(attempts: list[Row], columns: str, pumping: Pumping = USUALLY) -> list[Any]:
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        create_raw(connection, decode(attempts, NOW).attempts)
+        create_views(connection, Settings(directory=Path(), pumping=pumping))
+        query = f"select {columns} from pumping_suspects order by created_date"
+        return connection.execute(query).fetchall()
+
+
+def attack_of(seed: int) -> Attack:
+    """Anywhere, at any time that is mature by now, from 60 sends up."""
+    rng = np.random.default_rng([seed, 6])
+    hours = float(rng.uniform(0.5, 12))
+    start = int(rng.integers(SINCE, SINCE + 30 * DAY - int(hours * 3600) - 1200))
+    size = int(60 * 10 ** rng.uniform(0, 1))
+    return Attack(int(rng.integers(len(world.COUNTRIES))), start, hours, size)
+
+
+@pytest.mark.parametrize("half", [SEEDS[:10], SEEDS[10:]], ids=["seeds 0-9", "seeds 10-19"])
+def test_attacks_are_found_wherever_they_are(half: range) -> None:
+    """18 of 20 seeds would do; beside them nobody else may be suspected."""
+    found = 0
+    for seed in half:
+        attack = attack_of(seed)
+        account = Account(seed=seed, since=SINCE, attacks=(attack,))
+        told = suspects(attempts_of(account), "country, created_date")
+        ends = (attack.start, attack.start + int(attack.hours * 3600))
+        days = {datetime.fromtimestamp(end, timezone.utc).date() for end in ends}
+        assert {(world.COUNTRIES[attack.country].iso, day) for day in days} >= set(told), seed
+        found += bool(told)
+    assert found >= 9
+
+
+def quiet_of(seed: int) -> list[Row]:
+    """No attack: three outages, a tester's 40 codes, a launch in a country that is new."""
+    rng = np.random.default_rng([seed, 7])
+
+    def somewhen(days: int = 28) -> int:
+        return int(rng.integers(SINCE, SINCE + days * DAY))
+
+    outages = tuple(
+        Outage(country, int(rng.integers(3)), start, start + int(rng.integers(2, 30)) * 3600)
+        for country, start in ((int(rng.integers(12)), somewhen()) for _ in range(3))
+    )
+    new, launch = world.COUNTRIES[int(rng.integers(len(world.COUNTRIES)))].iso, somewhen()
+    usual = attempts_of(Account(seed=seed, since=SINCE, attacks=(), outages=outages))
+    launched = attempts_of(
+        Account(seed=1000 + seed, since=launch, attempts=60_000, attacks=(), outages=())
+    )
+    tested = somewhen()
+    return [
+        *(row for row in usual if row["channel_data"].get("country") != new),
+        *(row for row in launched if row["channel_data"].get("country") == new),
+        *(code(usual[0], number, tested + 60 * number) for number in range(40)),
+    ]
+
+
+def code(like: Row, number: int, created: int) -> Row:
+    """A delivered code to the tester's own number that nobody types."""
+    data = {"to": "+573001234567", "country": "CO", "message_status": "delivered"}
+    return {
+        **like,
+        "sid": f"VL{number:032}",
+        "verification_sid": f"VE{number:032}",
+        "channel": "sms",
+        "conversion_status": "unconverted",
+        "date_created": f"{datetime.fromtimestamp(created, timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+        "channel_data": {**like["channel_data"], **data, "verification_sid": f"VE{number:032}"},
+    }
+
+
+@pytest.mark.parametrize("half", [SEEDS[:10], SEEDS[10:]], ids=["seeds 0-9", "seeds 10-19"])
+def test_outages_testers_and_launches_are_no_attacks(half: range) -> None:
+    """One of 20 seeds might be mistaken; none is."""
+    assert {seed: told for seed in half if (told := suspects(quiet_of(seed), "*"))} == {}
+
+
+def cell(day: int, prefix: str, verifications: int, converted: int, **changes: Any) -> list[Row]:
+    """Verifications of one attempt each, to consecutive numbers of a prefix."""
+    start = datetime(2026, 10, 1, tzinfo=timezone.utc) + timedelta(days=day)
+    country = changes.get("country", "CO")
+    return [
+        {
+            "sid": f"VL{day}{prefix}{n}",
+            "verification_sid": f"VE{day}{prefix}{n}",
+            "service_sid": "VA1",
+            "account_sid": "AC1",
+            "channel": "sms",
+            "conversion_status": "converted" if n < converted else "unconverted",
+            "date_created": f"{start + timedelta(minutes=n):%Y-%m-%dT%H:%M:%SZ}",
+            "price": {"value": "0.05", "currency": "usd"},
+            "channel_data": {
+                "to": f"{prefix}{n % changes.get('numbers', 10**4) * changes.get('step', 1):04}",
+                "country": country,
+                "message_status": changes.get("status", "delivered"),
+            },
+        }
+        for n in range(verifications)
+    ]
+
+
+USUAL = [row for day in range(4) for row in cell(day, f"+5730{day}", 50, 40)]  # 200, of these 160
+
+
+def test_a_suspect_by_hand() -> None:
+    """20 of which 1 converted, where 160 of 200 did: (0.8 - 0.05) / sqrt(0.8 * 0.2 / 20)."""
+    told = suspects(
+        [*USUAL, *cell(9, "+57399", 20, 1)],
+        "created_date, country, destination_prefix, verifications, converted, success_rate,"
+        " baseline, z_score, distinct_destinations, longest_number_run, channel_spend,"
+        " wasted_spend, currency, reasons",
+    )
+    assert told == [
+        (date(2026, 10, 10), "CO", "+57399", 20, 1, 0.05, 0.8, pytest.approx(8.385, abs=1e-3),
+         20, 20, Decimal("1.00"), Decimal("0.95"), "USD",
+         ["few convert", "numbers in a row", "sudden", "nobody asks again"]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        (cell(9, "+57399", 19, 0), False),
+        (cell(9, "+57399", 20, 8), False),  # half the baseline
+        (cell(9, "+57399", 20, 7), True),  # z = 5.03
+        (cell(9, "+57399", 20, 0, numbers=9), False),
+        (cell(9, "+57399", 20, 0, numbers=10), True),
+        (cell(9, "+57399", 20, 0, status="undelivered"), False),
+        (cell(9, "+57399", 20, 0, status="sent"), True),
+        (cell(9, "+57399", 20, 0, status=None), True),  # no receipts from this country
+        (cell(9, "someone@example", 20, 0, country=None), False),
+        (cell(40, "+57399", 20, 0), False),  # nothing to be held against in the 28 days before
+        (cell(9, "+57399", 20, 0, country="PK"), True),  # held against the account
+        ([*cell(8, "+57399", 30, 0), *cell(9, "+57399", 20, 0)], True),  # not against itself
+    ],
+)
+def test_what_makes_a_suspect(rows: list[Row], found: bool) -> None:
+    told = suspects([*USUAL, *rows], "created_date, baseline")
+    day = date(2026, 10, 10)
+    assert (day in [suspect[0] for suspect in told]) == found
+    assert all(baseline == pytest.approx(0.8) for _, baseline in told)
+
+
+def test_numbers_in_a_row_may_leave_one_out() -> None:
+    near, far = cell(9, "+57399", 20, 0, step=2), cell(9, "+57398", 20, 0, step=3)
+    told = suspects([*USUAL, *near, *far], "destination_prefix, longest_number_run, reasons[2]")
+    assert sorted(told) == [("+57398", 1, "sudden"), ("+57399", 20, "numbers in a row")]
+
+
+def test_thresholds_are_settings() -> None:
+    rows = [*USUAL, *cell(9, "+57399", 20, 1)]
+    assert suspects(rows, "z_score", Pumping(verifications=20, destinations=20))
+    for strict in ({"verifications": 21}, {"destinations": 21}, {"rate": 0.05}, {"z_score": 8.4}):
+        assert not suspects(rows, "z_score", Pumping(**strict))
