@@ -6,7 +6,7 @@ BIN := .venv/bin
 export QUERY
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sync backfill list fetch sql views restore sandbox test lint format bench lock clean
+.PHONY: help demo sync backfill list fetch sql check views export restore sandbox test lint format bench lock clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,14 @@ fetch: .venv/ready ## read single attempts again and merge them: make fetch ARGS
 sql: .venv/ready ## ask the published file: make sql QUERY="from daily_conversion limit 5"
 	@$(BIN)/verify-sync sql $(ARGS) $${QUERY:+"$$QUERY"}
 
+check: .venv/ready ## run the checks of sql/checks: what should not be in the warehouse
+	@$(BIN)/verify-sync check $(ARGS)
+
 views: .venv/ready ## apply the views of sql/ again without syncing
 	@$(BIN)/verify-sync views $(ARGS)
+
+export: .venv/ready ## write every view and raw table as Parquet: make export ARGS=FOLDER
+	@$(BIN)/verify-sync export $(ARGS)
 
 restore: .venv/ready ## start again from a backup of the published file: make restore ARGS=FILE
 	@$(BIN)/verify-sync restore $(ARGS)

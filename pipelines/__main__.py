@@ -18,14 +18,24 @@ from typing import Any
 
 from pipelines.arguments import FILTER_OPTIONS, instant, parser_of
 from pipelines.backfill import backfill, window_of
+from pipelines.checks import FAIL
 from pipelines.errors import Failure, Misuse, first_line, masked, redact
+from pipelines.export import export
 from pipelines.filters import Filters, attempt_sid
 from pipelines.interrupt import INTERRUPTED, heed_signals, ignore_signals, was_interrupted
 from pipelines.progress import counted
 from pipelines.query import open_published, prompt, run_query
 from pipelines.sandbox.switches import SWITCHES
 from pipelines.settings import Settings, load_settings
-from pipelines.sync import Outcome, due, fetch_attempts, limit_seconds, not_there, sync
+from pipelines.sync import (
+    Outcome,
+    due,
+    fetch_attempts,
+    limit_seconds,
+    not_there,
+    publish,
+    sync,
+)
 from pipelines.warehouse import Warehouse
 from pipelines.windows import RETENTION
 
@@ -177,14 +187,40 @@ def _sql(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None
         run_query(connection, arguments.query, arguments.format)
 
 
-def _views(_: argparse.Namespace, settings: Settings, __: datetime) -> None:
+def _check(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
+    """Run the checks of sql/checks on what the last run left."""
+    warehouse = Warehouse(settings)
+    warehouse.require()
+    answers = warehouse.check(now)
+    for answer in answers:
+        print(f"{answer.verdict:6}{answer if answer.count != 0 else answer.name}")
+        for row in answer.rows:
+            print(f"{'':6}{row}")
+        if answer.count and answer.count > len(answer.rows):
+            print(f"{'':6}… and {answer.count - len(answer.rows):,} more")
+    failed = [answer for answer in answers if answer.verdict == FAIL]
+    if failed:
+        raise Failure(f"{counted(len(failed), 'check')} of {len(answers)} failed")
+
+
+def _views(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
     """Apply the views of sql/ again and publish."""
     warehouse = Warehouse(settings)
     warehouse.require()
     with warehouse.opened():
         warehouse.apply_views()
-        warehouse.publish()
+        publish(warehouse, now)
     print(f"views applied; published {_shown(settings.published)}")
+
+
+def _export(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
+    """Write every view and raw table as Parquet."""
+    with open_published(settings.published) as connection:
+        written = export(connection, arguments.folder)
+    print(
+        f"wrote {counted(len(written), 'file')} to {_shown(arguments.folder.absolute())}; they "
+        "hold phone numbers"
+    )
 
 
 def _restore(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
@@ -240,7 +276,9 @@ _COMMANDS = {
     "fetch": _fetch,
     "demo": _demo,
     "sql": _sql,
+    "check": _check,
     "views": _views,
+    "export": _export,
     "restore": _restore,
     "sandbox": _sandbox,
 }

@@ -129,6 +129,10 @@ def _sql(command: argparse.ArgumentParser) -> None:
     command.add_argument("--format", choices=FORMATS, default="table")
 
 
+def _export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="made if it is not there")
+
+
 def _restore(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path, metavar="FILE", help="a copy of verify.duckdb")
 
@@ -165,6 +169,7 @@ _OPTIONS = {
     "list": _list,
     "fetch": _fetch,
     "sql": _sql,
+    "export": _export,
     "restore": _restore,
     "sandbox": _sandbox,
 }

@@ -133,7 +133,7 @@ def backfill(
         while run.left:
             run.read()
         with opened(warehouse, patient=True):
-            run.outcome.finish(warehouse)
+            run.outcome.finish(warehouse, now)
         _keep(settings.directory, job, finished=True)
     run.outcome.seconds = time.monotonic() - started
     return run.outcome

@@ -190,7 +190,7 @@ def copied(source: Path, target: Path) -> Path:
     """A copy of `source`, every block of it read, that is ready to be put in `target`'s place."""
     try:
         with duckdb.connect(config=OFFLINE) as connection:
-            connection.execute(f"attach '{_quoted(source)}' as source (read_only)")
+            connection.execute(f"attach '{quoted(source)}' as source (read_only)")
             return copied_database(connection, "source", target)
     except duckdb.Error as error:
         raise unusable(source, error) from error
@@ -201,7 +201,7 @@ def copied_database(connection: Connection, name: str, target: Path, options: st
     fresh = target.with_name(target.name + ".new")
     _remove(fresh)
     try:
-        connection.execute(f"attach '{_quoted(fresh)}' as fresh {options}")
+        connection.execute(f"attach '{quoted(fresh)}' as fresh {options}")
         connection.execute(f"copy from database {name} to fresh")
         connection.execute(f"drop schema if exists fresh.{SCHEMA}_staging cascade")
         connection.execute("detach fresh")
@@ -228,7 +228,7 @@ def _wal(file: Path) -> Path:
     return file.with_name(file.name + ".wal")
 
 
-def _quoted(file: Path) -> str:
+def quoted(file: Path) -> str:
     return str(file).replace("'", "''")
 
 

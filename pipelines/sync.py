@@ -12,6 +12,7 @@ from math import ceil
 
 import pyarrow as pa
 
+from pipelines.checks import FAIL
 from pipelines.client import Client
 from pipelines.clock import Clock
 from pipelines.errors import Failure
@@ -53,7 +54,9 @@ class Outcome:
         self.pages += sum(read.pages for read in reads)
         self.packages += 1
 
-    def finish(self, warehouse: Warehouse, publish_every: timedelta = timedelta()) -> None:
+    def finish(
+        self, warehouse: Warehouse, now: datetime, publish_every: timedelta = timedelta()
+    ) -> None:
         """The end of a run: views, and the published file unless there is no need for it."""
         if self.rejected:
             log.warning(
@@ -68,8 +71,22 @@ class Outcome:
         warehouse.apply_views()
         self.unpublished = warehouse.why_not_publish(publish_every)
         if self.unpublished is None:
-            warehouse.publish()
+            publish(warehouse, now)
             self.publishing = time.monotonic() - started
+
+
+def publish(warehouse: Warehouse, now: datetime) -> None:
+    """Publishes what passes the checks. Raises Failure if one with severity fail finds anything."""
+    answers = [answer for answer in warehouse.check(now) if answer.verdict != "ok"]
+    for answer in answers:
+        log.warning("check %s: %s", answer.verdict, answer)
+    failed = [answer.name for answer in answers if answer.verdict == FAIL]
+    if failed:
+        raise Failure(
+            f"{warehouse.published.name} stays as it was, because of {', '.join(failed)}; what was "
+            "read is kept, `make check` shows the rows"
+        )
+    warehouse.publish()
 
 
 @dataclass(frozen=True)
@@ -104,7 +121,7 @@ def sync(settings: Settings, now: datetime) -> Outcome:
                     outcome.add(reads)
                     progress.loaded(outcome.attempts)
                     del reads  # or its rows stay in memory while the next ones are read
-        outcome.finish(warehouse, settings.publish_every)
+        outcome.finish(warehouse, now, settings.publish_every)
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -126,7 +143,7 @@ def fetch_attempts(settings: Settings, sids: Iterable[str], now: datetime) -> tu
         rejected = pa.concat_tables([page.rejected for page in found])
         warehouse.load(Package(attempts, rejected))
         outcome = Outcome(client.counts, rejected=rejected.num_rows)
-        outcome.finish(warehouse)
+        outcome.finish(warehouse, now)
     return attempts.num_rows, missing
 
 

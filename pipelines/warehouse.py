@@ -21,6 +21,7 @@ from dlt.common.exceptions import DltException
 from dlt.pipeline.exceptions import PipelineStepFailed
 from filelock import FileLock, Timeout
 
+from pipelines.checks import Answer, run_checks
 from pipelines.credentials import other_account
 from pipelines.errors import Failure, Misuse, advised, first_line
 from pipelines.interrupt import held
@@ -370,6 +371,22 @@ class Warehouse:
             return f"not published again: that was {age // SECOND} s ago, see publish_every"
         return None
 
+    def check(self, now: datetime) -> list[Answer]:
+        """What the checks of `sql/` find in what would be published next."""
+        if self._connection is None:
+            return self._ask("set timezone = 'UTC'", lambda answer: _checked(answer, now), [])
+        usual = self._loading()
+        memory = "512MB" if self.loading.stat().st_size > _LARGE else usual["memory_limit"]
+        try:
+            self._limit(memory, 2)
+            with self._connection.cursor() as connection:
+                return _checked(connection.execute("set timezone = 'UTC'"), now)
+        finally:
+            self._limit(usual["memory_limit"], usual["threads"])
+
+    def _limit(self, memory: str, threads: int) -> None:
+        self.connection.execute(f"set memory_limit = '{memory}'; set threads = {threads}")
+
     def publish(self) -> None:
         """Replaces `verify.duckdb` by a compact copy at once; who has it open keeps the old one."""
         self._check_disk()
@@ -418,6 +435,18 @@ class Warehouse:
 def _as_windows_read(answer: Connection) -> WindowsRead:
     columns = answer.fetchnumpy().values()  # instants in UTC
     return WindowsRead.by_column([c.astype("datetime64[s]").astype(np.int64) for c in columns])
+
+
+def _checked(connection: Connection, now: datetime) -> list[Answer]:
+    """Threads halve the time, and need memory each: what it does not suffice for is done by one."""
+
+    def execute(query: str) -> Connection:
+        try:
+            return connection.execute(query)
+        except duckdb.OutOfMemoryException:
+            return connection.execute(f"set threads = 1; {query}")
+
+    return run_checks(execute, now)
 
 
 def _check_backup(file: Path) -> None:

@@ -107,7 +107,9 @@ def test_every_make_target_it_names_exists() -> None:
         "list",
         "fetch",
         "sql",
+        "check",
         "views",
+        "export",
         "restore",
         "sandbox",
         "lint",
@@ -116,7 +118,20 @@ def test_every_make_target_it_names_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "sync", "backfill", "list", "fetch", "sql", "views", "restore", "sandbox"]
+    "target",
+    [
+        "demo",
+        "sync",
+        "backfill",
+        "list",
+        "fetch",
+        "sql",
+        "check",
+        "views",
+        "export",
+        "restore",
+        "sandbox",
+    ],
 )
 def test_a_make_target_runs_the_command_of_its_name(target: str) -> None:
     command = ["make", "-n", target, "ARGS=--some-option", "QUERY=select 1"]

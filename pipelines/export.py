@@ -1,0 +1,67 @@
+"""The published file as Parquet: a file for each view and each raw table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+
+from pipelines.errors import Failure, advised, first_line
+from pipelines.recovery import SCHEMA, quoted
+from pipelines.source import TABLES
+
+_RELATIONS = f"""
+    select schema_name, name from (
+        select schema_name, view_name as name from duckdb_views() where not internal
+        union all
+        select schema_name, table_name from duckdb_tables()
+    ) as relations
+    where schema_name = 'main' or (schema_name = '{SCHEMA}' and name in ?)
+    order by schema_name, name
+"""
+_COLUMNS = """
+    select column_name, data_type from duckdb_columns()
+    where schema_name = ? and table_name = ? order by column_index
+"""
+
+
+def export(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Path]:
+    """Writes `FOLDER/<view>.parquet` and `FOLDER/twilio_verify/<table>.parquet`, and says which.
+
+    Each replaces an older one of its name when it is complete. Lengths of time become seconds,
+    because few readers know Parquet's own. Raises Failure if the folder cannot be written.
+    """
+    written = []
+    relations = connection.execute(_RELATIONS, [["attempts", *TABLES]]).fetchall()
+    try:
+        for schema, name in relations:
+            target = (folder if schema == "main" else folder / schema) / f"{name}.parquet"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _write(connection, schema, name, target)
+            written.append(target)
+    except OSError as error:
+        raise Failure(f"{folder}: {advised(error.strerror or str(error))}") from error
+    except duckdb.Error as error:
+        raise Failure(f"{folder}: {advised(first_line(error))}") from error
+    return written
+
+
+def _write(connection: duckdb.DuckDBPyConnection, schema: str, name: str, target: Path) -> None:
+    columns = connection.execute(_COLUMNS, [schema, name]).fetchall()
+    selected = ", ".join(_portable(column, kind) for column, kind in columns)
+    partial = target.with_suffix(".parquet.partial")
+    try:
+        connection.execute(
+            f"copy (select {selected} from {schema}.{name}) to '{quoted(partial)}' (format parquet)"
+        )
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _portable(column: str, kind: str) -> str:
+    if kind == "INTERVAL":
+        return f"epoch({column}) as {column}"
+    if kind == "INTERVAL[]":
+        return f"[epoch(length) for length in {column}] as {column}"
+    return column

@@ -1,0 +1,16 @@
+-- severity: warn
+-- Twilio forgot something in the last week before it was read. (The view gaps has all of it.)
+with newest as (
+    select max(read_at) as read_at
+    from twilio_verify.windows_read
+)
+
+select
+    g.lost_after,
+    g.lost_before
+from gaps as g
+cross join newest as n
+cross join settings as s
+where
+    epoch_us(n.read_at) - epoch_us(g.lost_before)
+    < epoch_us(s.retention) + 7 * 24 * 3600000000;

@@ -1,0 +1,40 @@
+-- severity: warn
+-- A channel or status that the views do not know yet: perhaps Twilio has a new one.
+with found as (
+    select
+        'channel' as field,
+        channel as value,
+        coalesce(channel, '') in ('sms', 'call', 'email', 'whatsapp', 'rbm') as is_known
+    from stg_attempts
+    union all
+    select
+        'conversion_status' as field,
+        conversion_status as value,
+        coalesce(conversion_status, '') in ('converted', 'unconverted') as is_known
+    from stg_attempts
+    union all
+    select
+        'verification_status' as field,
+        verification_status as value,
+        verification_status in ('confirmed', 'unconfirmed', 'expired') as is_known
+    from stg_attempts
+    union all
+    select
+        'message_status' as field,
+        message_status as value,
+        message_status in (
+            'queued', 'sending', 'sent', 'failed', 'delivered', 'undelivered', 'receiving',
+            'received', 'accepted', 'scheduled', 'read', 'partially_delivered', 'canceled',
+            'in-progress', 'completed', 'busy', 'no-answer', 'ringing'
+        ) as is_known
+    from stg_attempts
+)
+
+select
+    field,
+    value,
+    count(*) as attempts
+from found
+where not is_known
+group by field, value
+order by field, value;
