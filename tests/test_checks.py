@@ -1,0 +1,231 @@
+"""The checks: each finds what it is for, a failed one keeps the published file, export is whole."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import checks
+from pipelines.__main__ import main
+from pipelines.checks import FAIL, WARN, check_files
+from pipelines.views import view_files
+from tests.conftest import NOW, Capture, World
+
+# One that no sync reads again in the next hour.
+TWICE = """insert into twilio_verify.attempts
+    from twilio_verify.attempts order by date_created limit 1 offset 900"""
+FIRST = "where sid = (select min(sid) from twilio_verify.attempts)"
+SUBTLE = """create or replace view {0} as
+    select * replace (attempts + (row_number() over () = 1)::bigint as attempts) from ({1})"""
+
+
+def spoil(world: World, *statements: str) -> None:
+    with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def spoilt_view(name: str) -> str:
+    """One attempt too many in one of its rows."""
+    (file,) = [file for file in view_files() if file.stem == name]
+    body = file.read_text().partition(" as\n")[2].partition(";")[0]
+    return SUBTLE.format(name, body)
+
+
+PLANTED = {
+    "sids_are_unique": [TWICE],
+    "created_when_possible": [
+        f"update twilio_verify.attempts set date_created = read_at + interval 2 minute {FIRST}"
+    ],
+    "values_are_known": [f"update twilio_verify.attempts set channel = 'PIGEON' {FIRST}"],
+    "prices_are_positive": [f"update twilio_verify.attempts set price__value = '-0.01' {FIRST}"],
+    "no_new_gaps": [
+        "update twilio_verify.windows_read set created_before = read_at - interval 40 day,"
+        " created_after = read_at - interval 45 day, read_at = read_at - interval 20 day",
+        "insert into twilio_verify.windows_read select * replace (read_at - interval 10 day as"
+        " created_after, read_at as created_before) from (select * replace (read_at + interval"
+        " 20 day as read_at) from twilio_verify.windows_read limit 1)",
+    ],
+    "reconciled": [
+        "insert into twilio_verify.reconciliations by name select now() as created_after,"
+        " now() as created_before, now() as reconciled_at, 'differs' as outcome, '1' as _dlt_id,"
+        " '1' as _dlt_load_id"
+    ],
+}
+
+
+@pytest.mark.parametrize("name", [*PLANTED, "synced_lately", "sums_agree"])
+def test_each_check_finds_what_it_is_for_and_nothing_else(
+    configured: World, capsys: Capture, name: str
+) -> None:
+    configured.sync()
+    if name == "sums_agree":
+        # Other views stand on it, so it is put in the place of one after them.
+        spoil(configured, spoilt_view("daily_conversion"))
+    else:
+        spoil(configured, *PLANTED.get(name, []))
+    later = timedelta(hours=27 if name == "synced_lately" else 0)
+    (severity,) = [f.read_text()[13:17] for f in check_files() if f.stem == name]
+    code = main(["check"], now=NOW + later)
+    told = capsys.readouterr()
+    verdicts = {
+        words[1].rstrip(":,"): words[0]
+        for words in (line.split() for line in told.out.splitlines() if line[0] != " ")
+    }
+    expected = {f.stem: severity if f.stem == name else "ok" for f in check_files()}
+    if name == "sids_are_unique":  # it is then counted twice as well
+        expected["sums_agree"] = FAIL
+    assert verdicts == expected
+    assert code == (severity == FAIL)
+    assert severity in (FAIL, WARN)
+    assert bool(re.fullmatch(r"(verify-sync: \d checks? of 8 failed\n)?", told.err))
+    assert bool(told.err) == code
+    assert any(line.startswith("      ") for line in told.out.splitlines())
+
+
+@pytest.mark.parametrize("view", ["daily_conversion", "conversion_cost", "verifications"])
+def test_a_view_that_counts_an_attempt_too_often_is_noticed(
+    configured: World, capsys: Capture, view: str
+) -> None:
+    configured.sync()
+    spoil(configured, spoilt_view(view))
+    assert main(["check"], now=NOW) == 1
+    told = capsys.readouterr().out
+    counts = re.search(rf"view_name {view}, attempts (\d+), attempts_expected (\d+)", told)
+    assert counts
+    assert int(counts[1]) == int(counts[2]) + 1
+
+
+def test_a_failed_check_keeps_the_published_file_and_what_was_read(
+    configured: World, capsys: Capture
+) -> None:
+    configured.sync()
+    before = configured.settings.published.read_bytes()
+    spoil(configured, TWICE)
+    configured.move(hours=1)
+    assert main(["sync"], now=configured.now) == 1
+    told = capsys.readouterr().err
+    assert "check fail: sids_are_unique, 1 row: An attempt is stored twice" in told
+    assert told.splitlines()[-1] == (
+        "verify-sync: verify.duckdb stays as it was, because of sids_are_unique, sums_agree; what "
+        "was read is kept, `make check` shows the rows"
+    )
+    assert main(["views"], now=configured.now) == 1
+    assert configured.settings.published.read_bytes() == before
+    spoil(
+        configured,
+        "create temp table once as select distinct * from twilio_verify.attempts",
+        "delete from twilio_verify.attempts",
+        "insert into twilio_verify.attempts from once",
+    )
+    assert main(["sync"], now=configured.now) == 0
+    assert configured.stored().keys() >= configured.truth().keys()
+    assert configured.settings.published.read_bytes() != before
+
+
+def test_a_warning_is_said_and_published(configured: World, capsys: Capture) -> None:
+    configured.sync()
+    spoil(configured, f"update twilio_verify.attempts set price__value = '-0.01' {FIRST}")
+    configured.move(hours=1)
+    assert main(["sync"], now=configured.now) == 0
+    told = capsys.readouterr()
+    assert "check warn: prices_are_positive, 1 row: A price is negative" in told.err
+    assert "published" in told.out
+
+
+def test_rows_are_shown_without_destinations_and_only_the_first(
+    configured: World, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured.sync()
+    mine = tmp_path / "mine.sql"
+    mine.write_text(
+        "-- severity: warn\n-- Numbers.\nselect destination from stg_attempts where destination"
+        " is not null order by attempt_sid;\n"
+    )
+    monkeypatch.setattr(checks, "check_files", lambda: [mine])
+    assert main(["check"], now=NOW) == 0
+    first, *rows, last = capsys.readouterr().out.splitlines()
+    (there,) = configured.query("select count(*) as n from raw where channel_data__to is not null")
+    assert first == f"warn  mine, {there['n']:,} rows: Numbers."
+    assert rows == ["      destination [redacted]"] * 20
+    assert last == f"      … and {there['n'] - 20:,} more"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("select 1", "begin it with '-- severity: fail' or warn"),
+        ("-- severity: fail\n-- Rows.\nselect a from nowhere", "nowhere does not exist"),
+    ],
+)
+def test_a_check_that_makes_no_sense_is_named(
+    configured: World, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    text: str, told: str,
+) -> None:  # fmt: skip
+    configured.sync()
+    (tmp_path / "mine.sql").write_text(text)
+    monkeypatch.setattr(checks, "check_files", lambda: [tmp_path / "mine.sql"])
+    assert main(["check"], now=NOW) == 1
+    line = capsys.readouterr().err
+    assert "mine.sql: " in line
+    assert told in line
+    assert line.count("\n") == 1
+
+
+def test_a_check_for_which_memory_does_not_suffice_is_not_passed(
+    configured: World, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured.sync()
+    (tmp_path / "mine.sql").write_text(
+        "-- severity: fail\n-- Rows.\nset memory_limit = '1MB'; select range from range(10000000)"
+        " group by range having count(*) > 1"
+    )
+    monkeypatch.setattr(checks, "check_files", lambda: [tmp_path / "mine.sql"])
+    assert main(["check"], now=NOW) == 0
+    assert capsys.readouterr().out == "warn  mine: not run, memory does not suffice for it\n"
+
+
+def test_before_the_first_sync_there_is_nothing_to_check(
+    configured: World, capsys: Capture
+) -> None:
+    assert main(["check"], now=NOW) == 1
+    assert "run `make sync` first" in capsys.readouterr().err
+
+
+def test_an_export_has_every_view_and_raw_table(
+    configured: World, capsys: Capture, tmp_path: Path
+) -> None:
+    configured.sync()
+    folder = tmp_path / "here" / "it's"
+    for _ in range(2):  # the second time in the place of the first
+        assert main(["export", str(folder)], now=NOW) == 0
+    names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    raw = ["attempts", "windows_read", "sync_runs", "reconciliations", "rejected_attempts"]
+    views = [*(file.stem for file in view_files()), "settings"]
+    expected = [*views, *(f"twilio_verify/{name}" for name in raw)]
+    assert names == {f"{name}.parquet" for name in expected}
+    for name in expected:  # by another reader than wrote it
+        rows = pq.read_table(folder / f"{name}.parquet").num_rows
+        relation = name.replace("/", ".")
+        assert [{"n": rows}] == configured.query(f"select count(*) as n from {relation}"), name
+    ages = pq.read_table(folder / "verification_attempts.parquet", columns=["read_age"])
+    (oldest,) = configured.query("select max(read_age) as age from verification_attempts")
+    assert max(ages["read_age"].to_pylist()) == oldest["age"].total_seconds()
+
+
+def test_an_export_that_cannot_be_written_says_so(
+    configured: World, capsys: Capture, tmp_path: Path
+) -> None:
+    assert main(["export", str(tmp_path / "out")], now=NOW) == 1
+    assert "run `make sync` first" in capsys.readouterr().err
+    configured.sync()
+    (tmp_path / "file").touch()
+    assert main(["export", str(tmp_path / "file")], now=NOW) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "file" in told
