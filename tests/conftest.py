@@ -24,6 +24,7 @@ from pipelines.__main__ import main
 from pipelines.client import Client
 from pipelines.clock import Clock
 from pipelines.credentials import Credentials
+from pipelines.decode import SCHEMA
 from pipelines.reading import packages
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
@@ -31,6 +32,7 @@ from pipelines.sandbox.switches import Faults, Limits, Switches
 from pipelines.settings import Settings
 from pipelines.sizing import Slice
 from pipelines.sync import Outcome, connect, sync, windows_read
+from pipelines.views import create_raw
 from pipelines.warehouse import Warehouse
 from pipelines.windows import LAST_CALL, RETENTION, Window, plan
 
@@ -273,3 +275,12 @@ def refused(capture: Capture, *argv: str) -> tuple[int, str]:
     assert told.err.count("\n") == 1
     assert "Traceback" not in told.err
     return code, told.err
+
+
+@pytest.fixture
+def database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """In memory, with the raw tables as a sync would make them."""
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        create_raw(connection, SCHEMA.empty_table())
+        yield connection

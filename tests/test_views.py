@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -15,53 +14,12 @@ from hypothesis import given as given_any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from pipelines.decode import SCHEMA, decode
+from pipelines.decode import SCHEMA
 from pipelines.settings import Settings
 from pipelines.views import create_raw, create_views
 from pipelines.windows import DEFAULT_SCHEDULE, RETENTION
 from tests.conftest import NOW, World
-
-CREATED = datetime(2026, 11, 1, 10, 0, tzinfo=timezone.utc)
-READ_LATE, READ_EARLY = timedelta(days=4), timedelta(minutes=2)
-Row = dict[str, Any]
-
-
-@pytest.fixture
-def database() -> Iterator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
-        create_raw(connection, SCHEMA.empty_table())
-        yield connection
-
-
-def given(database: duckdb.DuckDBPyConnection, *attempts: Row, timezone: str = "UTC") -> None:
-    """Attempts as the API would have said them; `age` is how old they were when read."""
-    for number, changes in enumerate(attempts):
-        data = {"to": "+573001234567", "country": "CO", "message_status": "delivered"}
-        attempt = {
-            "sid": f"VL{number}",
-            "verification_sid": "VE1",
-            "service_sid": "VA1",
-            "account_sid": "AC1",
-            "channel": "sms",
-            "conversion_status": "unconverted",
-            "date_created": f"{CREATED + timedelta(minutes=number):%Y-%m-%dT%H:%M:%SZ}",
-            "price": {"value": "0.05", "currency": "usd"},
-            **{k: v for k, v in changes.items() if k not in ("age", "data")},
-            "channel_data": {**data, **changes.get("data", {})},
-        }
-        created = datetime.fromisoformat(attempt["date_created"].replace("Z", "+00:00"))
-        page = decode([attempt], created + changes.get("age", READ_LATE)).attempts
-        database.register("page", page)
-        database.execute("insert into twilio_verify.attempts select * from page")
-    create_views(database, Settings(directory=Path(), timezone=timezone))
-
-
-def rows(database: duckdb.DuckDBPyConnection, query: str) -> list[tuple[Any, ...]]:
-    return database.execute(query).fetchall()
-
-
-CONVERTED = {"conversion_status": "converted"}
+from tests.given import CONVERTED, READ_EARLY, READ_LATE, Row, given, rows
 
 
 def test_values_are_normalised(database: duckdb.DuckDBPyConnection) -> None:
