@@ -23,26 +23,34 @@ rates as (
         converted_attempts / nullif(mature_attempts, 0) as attempt_conversion_rate,
         1.959964 ^ 2 / nullif(verifications, 0) as spread
     from months
+),
+
+-- Wilson's (J. Am. Stat. Assoc. 22, 1927): right for few verifications and for rates near 0 or 1.
+intervals as (
+    select
+        created_month,
+        channel,
+        verifications,
+        converted,
+        success_rate,
+        (success_rate + spread / 2) / (1 + spread) as middle,
+        sqrt(spread * success_rate * (1 - success_rate) + spread ^ 2 / 4) / (1 + spread) as reach,
+        attempts,
+        attempt_conversion_rate
+    from rates
 )
 
--- The interval is Wilson's (J. Am. Stat. Assoc. 22, 1927): right for few and for rates near 0 or 1.
 select
     created_month,
     channel,
     verifications,
     converted,
     success_rate,
-    greatest(0, (
-        success_rate + spread / 2
-        - sqrt(spread * success_rate * (1 - success_rate) + spread ^ 2 / 4)
-    ) / (1 + spread)) as success_rate_low,
-    least(1, (
-        success_rate + spread / 2
-        + sqrt(spread * success_rate * (1 - success_rate) + spread ^ 2 / 4)
-    ) / (1 + spread)) as success_rate_high,
+    middle - reach as success_rate_low,
+    middle + reach as success_rate_high,
     cast(attempts as bigint) as attempts,
     attempt_conversion_rate
-from rates;
+from intervals;
 
 comment on view channel_conversion is
 'One row per month and channel, with the 95 % interval in which the success rate lies.';

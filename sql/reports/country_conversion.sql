@@ -25,9 +25,24 @@ rates as (
         converted_attempts / nullif(mature_attempts, 0) as attempt_conversion_rate,
         1.959964 ^ 2 / nullif(verifications, 0) as spread
     from months
+),
+
+-- Wilson's (J. Am. Stat. Assoc. 22, 1927): right for few verifications and for rates near 0 or 1.
+intervals as (
+    select
+        created_month,
+        country,
+        channel,
+        verifications,
+        converted,
+        success_rate,
+        (success_rate + spread / 2) / (1 + spread) as middle,
+        sqrt(spread * success_rate * (1 - success_rate) + spread ^ 2 / 4) / (1 + spread) as reach,
+        attempts,
+        attempt_conversion_rate
+    from rates
 )
 
--- The interval is Wilson's (J. Am. Stat. Assoc. 22, 1927): right for few and for rates near 0 or 1.
 select
     created_month,
     country,
@@ -35,17 +50,11 @@ select
     verifications,
     converted,
     success_rate,
-    greatest(0, (
-        success_rate + spread / 2
-        - sqrt(spread * success_rate * (1 - success_rate) + spread ^ 2 / 4)
-    ) / (1 + spread)) as success_rate_low,
-    least(1, (
-        success_rate + spread / 2
-        + sqrt(spread * success_rate * (1 - success_rate) + spread ^ 2 / 4)
-    ) / (1 + spread)) as success_rate_high,
+    middle - reach as success_rate_low,
+    middle + reach as success_rate_high,
     cast(attempts as bigint) as attempts,
     attempt_conversion_rate
-from rates;
+from intervals;
 
 comment on view country_conversion is
 'One row per month, country and channel, with the success rate''s 95 % interval.';

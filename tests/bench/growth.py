@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -70,17 +71,29 @@ def steady(sizes: Sequence[int]) -> Iterator[str]:
     )
 
 
-def views() -> Iterator[str]:
-    """Every column and row of each, at 10 million attempts."""
-    rows = 10_000_000
-    with serving(_HOURLY * 720) as sandbox, tempfile.TemporaryDirectory() as folder:
+def views(sizes: Sequence[int] = (10**6, 10**7)) -> Iterator[str]:
+    """Every column and row of each view, as an analyst's DuckDB reckons them: the median of three."""
+    with serving(_HOURLY * 720) as sandbox:
+        found = {size: _seconds_of_views(size, sandbox) for size in sizes}
+    yield f"{'rows in the warehouse':22}" + "".join(f"{size:>14,}" for size in sizes)
+    for file in view_files():
+        yield f"{file.stem:22}" + "".join(f"{found[size][file.stem]:12.2f} s" for size in sizes)
+
+
+def _seconds_of_views(rows: int, sandbox: Sandbox) -> dict[str, float]:
+    def seconds(connection: duckdb.DuckDBPyConnection, view: str) -> float:
+        started = time.monotonic()
+        connection.execute(f"explain analyze from {view}").fetchall()
+        return time.monotonic() - started
+
+    with tempfile.TemporaryDirectory() as folder:
         grown(Path(folder), rows, sandbox)
         measure(VIEWS, sandbox, Path(folder))
         with duckdb.connect(f"{folder}/verify.duckdb", read_only=True) as connection:
-            for view in (file.stem for file in view_files()):
-                started = time.monotonic()
-                connection.execute(f"explain analyze from {view}").fetchall()
-                yield f"{view:24}{time.monotonic() - started:7.1f} s at {rows:,} rows"
+            return {
+                file.stem: statistics.median(seconds(connection, file.stem) for _ in range(3))
+                for file in view_files()
+            }
 
 
 def hourly(folder: Path, sandbox: Sandbox, publish_every: str) -> Cost:
