@@ -28,6 +28,10 @@ ANSWERS = {
         from daily_conversion where country != 'unknown'
         group by country having sum(verifications) >= 100
         order by success_rate, verifications desc limit 5""",
+    "Who is pumping": """
+        select created_date, country, destination_prefix, verifications, converted,
+            round(baseline, 2) as baseline, longest_number_run, wasted_spend, currency
+        from pumping_suspects order by wasted_spend desc limit 5""",
     "What the syncs did": """
         select date_trunc('second', min(read_at))::timestamp as began_at, count(*) as slices,
             sum(pages)::bigint as requests, sum(attempts)::bigint as attempts,

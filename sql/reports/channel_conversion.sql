@@ -46,8 +46,8 @@ select
     verifications,
     converted,
     success_rate,
-    middle - reach as success_rate_low,
-    middle + reach as success_rate_high,
+    round(middle - reach, 9) as success_rate_low,
+    round(middle + reach, 9) as success_rate_high,
     cast(attempts as bigint) as attempts,
     attempt_conversion_rate
 from intervals;

@@ -72,7 +72,7 @@ def steady(sizes: Sequence[int]) -> Iterator[str]:
 
 
 def views(sizes: Sequence[int] = (10**6, 10**7)) -> Iterator[str]:
-    """Every column and row of each view, as an analyst's DuckDB reckons them: the median of three."""
+    """Every column and row of each, as an analyst's DuckDB reckons them: the median of three."""
     with serving(_HOURLY * 720) as sandbox:
         found = {size: _seconds_of_views(size, sandbox) for size in sizes}
     yield f"{'rows in the warehouse':22}" + "".join(f"{size:>14,}" for size in sizes)
