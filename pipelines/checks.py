@@ -18,12 +18,13 @@ from typing import Any
 
 import duckdb
 
-from pipelines.errors import Failure, first_line, redact
+from pipelines.errors import Failure, first_line, masked, redact
 from pipelines.progress import counted
 from pipelines.views import sql_folder
 
 FAIL, WARN = "fail", "warn"
 _HEAD = re.compile(rf"-- severity: ({FAIL}|{WARN})\n-- (.+)\n")
+_DIGITS = re.compile(r"(?<![0-9A-Za-z])\d{7,15}(?![0-9A-Za-z])")
 _SHOWN = 20  # rows of each check
 
 
@@ -72,10 +73,13 @@ def _answer(file: Path, execute: Callable[[str], Any], now: datetime) -> Answer:
         count = len(rows) + sum(map(len, iter(lambda: answer.fetchmany(10_000), [])))
     except duckdb.OutOfMemoryException:
         return Answer(file.stem, head[1], "not run, memory does not suffice for it", None)
-    except duckdb.ProgrammingError as error:
-        raise Failure(f"{file}: {first_line(error)}; `make views` may help") from error
+    except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError) as error:
+        why = masked(first_line(error))
+        raise Failure(f"{file}: {why}; `make views` may help") from error
     return Answer(file.stem, head[1], head[2], count, tuple(_shown(names, row) for row in rows))
 
 
 def _shown(names: list[str], row: tuple[object, ...]) -> str:
-    return redact(", ".join(f"{name} {value}" for name, value in zip(names, row, strict=True)))
+    """Without what may be a phone number, even if it lacks a +; SIDs hold digits as well."""
+    values = (_DIGITS.sub("[redacted]", v) if isinstance(v, str) else v for v in row)
+    return redact(", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)))

@@ -88,6 +88,21 @@ def test_each_check_finds_what_it_is_for_and_nothing_else(
     assert any(line.startswith("      ") for line in told.out.splitlines())
 
 
+def test_a_view_in_which_every_attempt_is_counted_twice_is_noticed(
+    configured: World, capsys: Capture
+) -> None:
+    configured.sync()
+    spoil(
+        configured,
+        "create or replace view error_codes as select code, name from (values ('30003', 'a'),"
+        " ('30003', 'b')) as codes (code, name)",
+    )
+    assert main(["check"], now=NOW) == 1
+    told = capsys.readouterr().out
+    views = ("verification_attempts", "daily_conversion", "conversion_cost")
+    assert all(f"view_name {view}, " in told for view in views)
+
+
 @pytest.mark.parametrize("view", ["daily_conversion", "conversion_cost", "verifications"])
 def test_a_view_that_counts_an_attempt_too_often_is_noticed(
     configured: World, capsys: Capture, view: str
@@ -144,15 +159,15 @@ def test_rows_are_shown_without_destinations_and_only_the_first(
     configured.sync()
     mine = tmp_path / "mine.sql"
     mine.write_text(
-        "-- severity: warn\n-- Numbers.\nselect destination from stg_attempts where destination"
-        " is not null order by attempt_sid;\n"
+        "-- severity: warn\n-- Numbers.\nselect substr(destination, 2) as number from stg_attempts"
+        " where channel = 'sms' order by attempt_sid;\n"
     )
     monkeypatch.setattr(checks, "check_files", lambda: [mine])
     assert main(["check"], now=NOW) == 0
     first, *rows, last = capsys.readouterr().out.splitlines()
-    (there,) = configured.query("select count(*) as n from raw where channel_data__to is not null")
+    (there,) = configured.query("select count(*) as n from raw where channel = 'sms'")
     assert first == f"warn  mine, {there['n']:,} rows: Numbers."
-    assert rows == ["      destination [redacted]"] * 20
+    assert rows == ["      number [redacted]"] * 20
     assert last == f"      … and {there['n'] - 20:,} more"
 
 
@@ -161,6 +176,7 @@ def test_rows_are_shown_without_destinations_and_only_the_first(
     [
         ("select 1", "begin it with '-- severity: fail' or warn"),
         ("-- severity: fail\n-- Rows.\nselect a from nowhere", "nowhere does not exist"),
+        ("-- severity: warn\n-- Rows.\nselect '573001234567x'::int as a", "[redacted]x"),
     ],
 )
 def test_a_check_that_makes_no_sense_is_named(

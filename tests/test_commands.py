@@ -52,6 +52,10 @@ def test_sync_without_credentials_names_them_and_the_demo(
         ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", "3d", "revisit_after"),
         ("SOURCES__TWILIO_VERIFY__BASE_URL", "http://verify.twilio.com", "base_url"),
         ("WAREHOUSE__TIMEZONE", "Mars/Olympus", "timezone"),
+        ("WAREHOUSE__TIMEZONE", "posixrules", "timezone"),  # Python knows it, DuckDB does not
+        ("WAREHOUSE__PUMPING_VERIFICATIONS", "0", "pumping_verifications"),
+        ("WAREHOUSE__PUMPING_RATE", "1.5", "pumping_rate"),
+        ("WAREHOUSE__PUMPING_Z_SCORE", "many", "pumping_z_score: not a number"),
         ("WAREHOUSE__FEE_CURRENCY", "dollars", "fee_currency"),
         ("WAREHOUSE__VERIFICATION_FEE", "free", "verification_fee"),
         ("WAREHOUSE__VERIFICATION_FEE", "nan", "verification_fee"),

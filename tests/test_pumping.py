@@ -184,6 +184,14 @@ def test_numbers_in_a_row_may_leave_one_out() -> None:
     assert sorted(told) == [("+57398", 1, "sudden"), ("+57399", 20, "numbers in a row")]
 
 
+def test_what_an_account_begins_with_is_not_sudden() -> None:
+    usual = [row for day in range(4) for row in cell(day, f"+5730{day}", 50, 40)]
+    told = suspects(
+        [*usual, *(row for day in range(3) for row in cell(day, "+57399", 30, 0))], "reasons"
+    )
+    assert [("sudden" in reasons) for (reasons,) in told] == [False, False, False]
+
+
 def test_thresholds_are_settings() -> None:
     rows = [*USUAL, *cell(9, "+57399", 20, 1)]
     assert suspects(rows, "z_score", Pumping(verifications=20, destinations=20))

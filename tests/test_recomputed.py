@@ -120,7 +120,7 @@ def verification_of(sends: list[Row]) -> Row:
         }
     channels = [send["channel"] for send in sends]
     prices = [send["price"] for send in sends if send["price"] is not None]
-    currencies = {send["currency"] for send in sends} - {None}
+    currencies = {send["currency"] for send in sends if send["price"] is not None}
     one = len(currencies) <= 1
     return {
         "verification_sid": sends[0]["verification_sid"],
@@ -141,7 +141,7 @@ def verification_of(sends: list[Row]) -> Row:
         "has_fallback": len(set(channels)) > 1,
         "is_rescued": last is not None and channels[last] != channels[0],
         "channel_spend": sum(prices, Decimal()) if one and prices else None,
-        "currency": max(currencies, default=None) if one else None,
+        "currency": next(iter(currencies), None) if one else None,
     }
 
 

@@ -230,7 +230,11 @@ def test_coverage(database: duckdb.DuckDBPyConnection) -> None:
         ("1", at(1), at(2), at(2, 1)),
         ("1", at(1), at(2), at(5)),
         ("2", at(2), at(3), at(6)),
-        ("1", at(3), at(3, 12), at(6, 11)),
+        ("1", at(3), at(3, 12), at(8)),  # half of it
+        ("1", at(3), at(3, 6), at(9)),
+        ("1", at(3, 23), at(4), at(6)),  # too early, by an hour
+        ("1", at(4), at(4, 12), at(8)),  # all of it, in two parts
+        ("1", at(4, 11), at(5), at(9)),
     ):
         database.execute(
             "insert into twilio_verify.windows_read by name select ? as _dlt_load_id,"
@@ -246,8 +250,10 @@ def test_coverage(database: duckdb.DuckDBPyConnection) -> None:
     given(database, {"date_created": "2026-11-01T10:00:00Z", "age": timedelta(days=3, hours=14)})
     assert rows(database, "from coverage order by created_date") == [
         (date(2026, 11, 1), 1, at(2, 1), at(5), True, 0.0, 9, 1),
-        (date(2026, 11, 2), 0, at(2, 1), at(5), False, 0.0, None, None),
-        (date(2026, 11, 3), 0, at(6, 11), at(6, 11), False, 0.0, None, None),
+        (date(2026, 11, 2), 0, None, None, False, 0.0, None, None),
+        (date(2026, 11, 3), 0, at(6), at(9), False, 0.0, None, None),
+        (date(2026, 11, 4), 0, at(8), at(9), True, 0.0, None, None),
+        (date(2026, 11, 5), 0, None, None, False, 0.0, None, None),
     ]
 
 

@@ -71,6 +71,16 @@ def test_what_is_unknown_says_so(database: duckdb.DuckDBPyConnection) -> None:
     assert rows(database, query) == [("VL0", False, None, None)]
 
 
+def test_an_empty_text_is_unknown_as_well(database: duckdb.DuckDBPyConnection) -> None:
+    data = dict.fromkeys(("to", "country", "carrier", "mcc", "message_status"), "")
+    given(database, {"channel": "", "service_sid": "", "verification_sid": "", "data": data})
+    query = (
+        "select channel, service_sid, country, carrier, mcc, destination, destination_prefix,"
+        " message_status, verification_sid from verification_attempts"
+    )
+    assert rows(database, query) == [(*("unknown",) * 8, "VL0")]
+
+
 def test_an_address_has_its_domain_for_a_prefix(database: duckdb.DuckDBPyConnection) -> None:
     given(database, {"channel": "email", "data": {"to": "someone@example.com", "country": None}})
     query = "select destination_prefix, country from verification_attempts"

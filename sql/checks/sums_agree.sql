@@ -1,16 +1,27 @@
 -- severity: fail
--- The sums of a view are not those of verification_attempts: something is counted twice, or not.
+-- The sums of a view are not those of the attempts: something is counted twice, or not.
 with expected as (
     select
         count(*) as attempts,
-        count(*) filter (where is_mature and is_converted) as converted_attempts,
-        count(*) filter (where is_converting_attempt) as conversions,
+        count(*) filter (
+            where is_converted and read_age >= (select s.code_validity from settings as s)
+        ) as converted_attempts,
+        count(distinct verification_sid) filter (where is_converted) as conversions,
         count(distinct verification_sid) as verifications,
         coalesce(sum(price), 0) as channel_spend
-    from verification_attempts
+    from stg_attempts
 ),
 
 found as (
+    select
+        'verification_attempts' as view_name,
+        count(*) as attempts,
+        count(*) filter (where is_mature and is_converted) as converted_attempts,
+        count(*) filter (where is_converting_attempt) as conversions,
+        count(*) filter (where attempt_number = 1) as verifications,
+        coalesce(sum(price), 0) as channel_spend
+    from verification_attempts
+    union all
     select
         'daily_conversion' as view_name,
         sum(attempts) as attempts,

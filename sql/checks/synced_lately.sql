@@ -11,4 +11,4 @@ select
     last_read_at,
     hours_ago
 from newest
-where hours_ago >= 26;
+where hours_ago >= 26 or last_read_at is null;

@@ -9,8 +9,9 @@ with several as (
         min(verification_read_age) as read_age,
         bool_and(coalesce(receipt = 'failed', false)) as is_undelivered,
         sum(price) as channel_spend,
-        count(distinct currency) as currencies,
-        max(currency) as currency
+        count(distinct coalesce(currency, 'unknown')) filter (where price is not null)
+            as currencies,
+        max(currency) filter (where price is not null) as currency
     from stg_resends
     group by verification_sid
 )
@@ -46,7 +47,7 @@ select
         when s.currencies <= 1 then s.channel_spend
     end as channel_spend,
     case
-        when s.attempts is null then a.currency
+        when s.attempts is null and a.price is not null then a.currency
         when s.currencies <= 1 then s.currency
     end as currency
 from verification_attempts as a

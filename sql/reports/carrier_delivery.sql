@@ -73,7 +73,7 @@ comment on column carrier_delivery.pending is
 comment on column carrier_delivery.unknown is
 'Settled attempts that never got a final receipt.';
 comment on column carrier_delivery.delivery_rate is
-'delivered / (delivered + failed); null without either.';
+'delivered / (delivered + failed), mature or not; null without either.';
 comment on column carrier_delivery.mature_attempts is
 'Attempts read when their code could no longer be typed.';
 comment on column carrier_delivery.converted_attempts is 'Mature attempts marked converted.';

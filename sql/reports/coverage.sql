@@ -1,6 +1,7 @@
 create or replace view coverage as
 with windows as (
     select
+        w.filters_hash,
         w.created_after,
         w.created_before,
         w.read_at
@@ -50,8 +51,47 @@ reads as (
         min(w.read_at) as first_read_at,
         max(w.read_at) as last_read_at
     from days as d
-    inner join windows as w on d.ends_at > w.created_after and d.starts_at <= w.created_before
+    inner join windows as w on d.ends_at > w.created_after and d.starts_at < w.created_before
     group by d.created_date
+),
+
+-- What was read when it was old enough to be settled, and how far the windows before it reach.
+late_reads as (
+    select
+        d.created_date,
+        w.filters_hash,
+        epoch(greatest(w.created_after, d.starts_at)) as read_after,
+        epoch(least(w.created_before, d.ends_at)) as read_before,
+        max(epoch(least(w.created_before, d.ends_at))) over (
+            partition by d.created_date, w.filters_hash
+            order by greatest(w.created_after, d.starts_at), w.created_before, w.read_at
+            rows between unbounded preceding and 1 preceding
+        ) as reached
+    from days as d
+    cross join settings as s
+    inner join windows as w
+        on
+            d.ends_at > w.created_after
+            and d.starts_at < w.created_before
+            and epoch_us(w.read_at) - epoch_us(d.ends_at) >= epoch_us(s.settled_after)
+),
+
+covered_by_filters as (
+    select
+        created_date,
+        filters_hash,
+        sum(greatest(read_before - greatest(read_after, coalesce(reached, read_after)), 0))
+            as seconds
+    from late_reads
+    group by created_date, filters_hash
+),
+
+covered as (
+    select
+        created_date,
+        max(seconds) as seconds
+    from covered_by_filters
+    group by created_date
 ),
 
 -- Each set of filters has its own gaps; the worst one tells.
@@ -90,11 +130,8 @@ select
     coalesce(a.attempts, 0) as attempts,
     r.first_read_at,
     r.last_read_at,
-    coalesce(
-        epoch_us(r.last_read_at) - epoch_us(d.ends_at) >= epoch_us(s.settled_after)
-        and coalesce(a.read_age >= s.settled_after, true),
-        false
-    ) as is_settled,
+    coalesce(v.seconds = 24 * 3600, false)
+    and coalesce(a.read_age >= s.settled_after, true) as is_settled,
     coalesce(l.gap_seconds, 0) as gap_seconds,
     c.api_attempts,
     c.api_converted
@@ -102,6 +139,7 @@ from days as d
 cross join settings as s
 left join attempts as a on d.created_date = a.created_date
 left join reads as r on d.created_date = r.created_date
+left join covered as v on d.created_date = v.created_date
 left join lost as l on d.created_date = l.created_date
 left join reconciled as c on d.created_date = c.created_date;
 
@@ -113,7 +151,7 @@ comment on column coverage.first_read_at is
 comment on column coverage.last_read_at is
 'When a part of the day was read for the last time (UTC).';
 comment on column coverage.is_settled is
-'Whether the day was read, and each of its attempts, when nothing is expected to change.';
+'Whether all of the day, and each of its attempts, was read when nothing is expected to change.';
 comment on column coverage.gap_seconds is
 'How much of the day Twilio forgot before it was read; see gaps.';
 comment on column coverage.api_attempts is

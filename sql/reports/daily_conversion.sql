@@ -56,7 +56,7 @@ select
 from cells;
 
 comment on view daily_conversion is
-'One row per day, service, channel and country. Rates are fractions of mature attempts.';
+'One row per day, service, channel and country. Conversion rates count mature attempts only.';
 comment on column daily_conversion.created_date is 'Day of creation in settings.timezone.';
 comment on column daily_conversion.service_sid is 'SID of the Verify service (VA…).';
 comment on column daily_conversion.channel is 'Channel of the attempts.';
@@ -80,4 +80,4 @@ comment on column daily_conversion.failed_attempts is 'Attempts with delivery_ou
 comment on column daily_conversion.unknown_attempts is
 'Settled attempts that never got a final receipt.';
 comment on column daily_conversion.delivery_rate is
-'delivered_attempts / (delivered_attempts + failed_attempts); null without either.';
+'delivered_attempts / (delivered_attempts + failed_attempts), mature or not; null without either.';

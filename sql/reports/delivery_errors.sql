@@ -23,8 +23,10 @@ errors as (
         error_code,
         coalesce(any_value(error_name), 'unknown') as error_name,
         count(*) as attempts,
-        case when count(distinct currency) <= 1 then sum(price) end as channel_spend,
-        case when count(distinct currency) <= 1 then max(currency) end as currency
+        sum(price) as spend,
+        count(distinct coalesce(currency, 'unknown')) filter (where price is not null)
+            as currencies,
+        max(currency) filter (where price is not null) as last_currency
     from attempts
     group by created_date, channel, country, error_code
 ),
@@ -40,8 +42,8 @@ shares as (
         attempts / sum(attempts) over (
             partition by created_date, channel, country
         ) as share,
-        channel_spend,
-        currency
+        case when currencies <= 1 then spend end as channel_spend,
+        case when currencies <= 1 then last_currency end as currency
     from errors
 )
 

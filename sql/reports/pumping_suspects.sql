@@ -74,6 +74,7 @@ of_account as (
         c.cell,
         sum(d.verifications) as verifications,
         sum(d.converted) as converted,
+        max(c.created_date) - min(d.created_date) as days_before,
         sum(d.verifications) filter (
             where d.country = c.country and d.created_date < c.created_date
         ) as country_verifications,
@@ -89,6 +90,7 @@ others as (
     select
         p.cell,
         p.verifications_before,
+        a.days_before,
         coalesce(a.country_verifications, 0) - p.verifications_before as verifications,
         coalesce(a.country_converted, 0) - p.converted_before as converted,
         (a.converted - p.converted) / nullif(a.verifications - p.verifications, 0) as account_rate
@@ -105,6 +107,7 @@ baselines as (
         c.converted,
         c.cell,
         o.verifications_before,
+        o.days_before,
         c.converted / c.verifications as success_rate,
         case
             when o.verifications < 100 then o.account_rate
@@ -205,7 +208,11 @@ select
         when t.longest_number_run * 2 >= t.distinct_destinations then ['numbers in a row']
         else []
     end
-    || case when b.verifications >= 10 * b.verifications_before / 28 then ['sudden'] else [] end
+    || case
+        when b.verifications * b.days_before >= 10 * b.verifications_before and b.days_before > 0
+            then ['sudden']
+        else []
+    end
     || case when t.attempts = b.verifications then ['nobody asks again'] else [] end
         as reasons
 from baselines as b
@@ -236,7 +243,7 @@ comment on column pumping_suspects.distinct_destinations is 'How many numbers we
 comment on column pumping_suspects.longest_number_run is
 'Most numbers in a row, of which each is at most 2 above the one before.';
 comment on column pumping_suspects.channel_spend is
-'Sum of the known channel charges; null when none is known or they are in two currencies.';
+'Sum of the verifications'' known channel charges, in one currency; else null.';
 comment on column pumping_suspects.wasted_spend is
 'Of channel_spend, what verifications cost that did not convert.';
 comment on column pumping_suspects.currency is 'Currency of channel_spend and wasted_spend.';

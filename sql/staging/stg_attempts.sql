@@ -1,19 +1,21 @@
 create or replace view stg_attempts as
 select
     sid as attempt_sid,
-    coalesce(verification_sid, channel_data__verification_sid, sid) as verification_sid,
-    service_sid,
-    account_sid,
-    lower(channel) as channel,
-    upper(channel_data__country) as country,
-    channel_data__locale as locale,
-    channel_data__carrier as carrier,
-    channel_data__mcc as mcc,
-    channel_data__mnc as mnc,
-    channel_data__to as destination,
-    lower(conversion_status) as conversion_status,
-    lower(channel_data__status) as verification_status,
-    lower(channel_data__message_status) as message_status,
+    coalesce(
+        nullif(verification_sid, ''), nullif(channel_data__verification_sid, ''), sid
+    ) as verification_sid,
+    nullif(service_sid, '') as service_sid,
+    nullif(account_sid, '') as account_sid,
+    lower(nullif(channel, '')) as channel,
+    upper(nullif(channel_data__country, '')) as country,
+    nullif(channel_data__locale, '') as locale,
+    nullif(channel_data__carrier, '') as carrier,
+    nullif(channel_data__mcc, '') as mcc,
+    nullif(channel_data__mnc, '') as mnc,
+    nullif(channel_data__to, '') as destination,
+    lower(nullif(conversion_status, '')) as conversion_status,
+    lower(nullif(channel_data__status, '')) as verification_status,
+    lower(nullif(channel_data__message_status, '')) as message_status,
     case
         when lower(channel_data__message_status) in ('delivered', 'read', 'completed')
             then 'delivered'
@@ -23,7 +25,7 @@ select
             then 'failed'
     end as receipt,
     nullif(nullif(trim(channel_data__error_code), ''), '0') as error_code,
-    upper(price__currency) as currency,
+    upper(nullif(price__currency, '')) as currency,
     try_cast(channel_data__code_length as integer) as code_length,
     try_cast(price__value as decimal(18, 6)) as price,
     date_created as created_at,
