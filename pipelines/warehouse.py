@@ -54,12 +54,14 @@ from pipelines.windows import RETENTION, SECOND, WindowsRead
 
 _READABLE_SINCE = "v1.2.0"  # DuckDB 2.0's own storage format cannot be opened by 1.x
 _SPARE = 64 * 2**20  # bytes left free on the disk after publishing
+_MEMORY = "128MB"
 _LOADING = {
     **OFFLINE,
-    "memory_limit": "128MB",
+    "memory_limit": _MEMORY,
     "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
 }
-_LARGE = 256 * 2**20  # of a file, about 3 million attempts
+_MIB = 2**20
+_LARGE = 256 * _MIB  # of a file, about 3 million attempts
 
 # A load package that brought more than windows in which there was nothing.
 _UNPUBLISHED = f"""
@@ -375,24 +377,35 @@ class Warehouse:
         """What the checks of `sql/` find in what would be published next."""
         if self._connection is None:
             return self._ask("set timezone = 'UTC'", lambda answer: _checked(answer, now), [])
-        usual = self._loading()
-        memory = "512MB" if self.loading.stat().st_size > _LARGE else usual["memory_limit"]
-        try:
-            self._limit(memory, 2)
-            with self._connection.cursor() as connection:
-                return _checked(connection.execute("set timezone = 'UTC'"), now)
-        finally:
-            self._limit(usual["memory_limit"], usual["threads"])
-
-    def _limit(self, memory: str, threads: int) -> None:
-        self.connection.execute(f"set memory_limit = '{memory}'; set threads = {threads}")
+        # About what two threads need to stay off the disk.
+        needed = min(max(2 * self.loading.stat().st_size, 256 * _MIB), 1024 * _MIB)
+        with (
+            self._going_through_all(f"{needed // _MIB}MiB"),
+            self._connection.cursor() as connection,
+        ):
+            return _checked(connection.execute("set timezone = 'UTC'"), now)
 
     def publish(self) -> None:
         """Replaces `verify.duckdb` by a compact copy at once; who has it open keeps the old one."""
         self._check_disk()
         options = f"(storage_version '{_READABLE_SINCE}')"
-        put(copied_database(self.connection, "loading", self.published, options), self.published)
+        with self._going_through_all(_MEMORY):
+            fresh = copied_database(self.connection, "loading", self.published, options)
+        put(fresh, self.published)
         note_published(self.published, self.connection)
+
+    @contextmanager
+    def _going_through_all(self, memory: str) -> Iterator[None]:
+        """With a second thread, which is of use to a copy only if rows may change their order."""
+        usual = {"memory_limit": _MEMORY, "threads": self._loading()["threads"]}
+        self._set(memory_limit=memory, threads=2, preserve_insertion_order=False)
+        try:
+            yield
+        finally:
+            self._set(**usual, preserve_insertion_order=True)
+
+    def _set(self, **options: object) -> None:
+        self.connection.execute(" ".join(f"set {name} = '{options[name]}';" for name in options))
 
     def _check_disk(self) -> None:
         self.connection.execute("checkpoint")
