@@ -377,10 +377,10 @@ class Warehouse:
         """What the checks of `sql/` find in what would be published next."""
         if self._connection is None:
             return self._ask("set timezone = 'UTC'", lambda answer: _checked(answer, now), [])
-        # About what two threads need to stay off the disk.
-        needed = min(max(2 * self.loading.stat().st_size, 256 * _MIB), 1024 * _MIB)
+        # With less, two threads do not get through; with more, large ones were faster, and larger.
+        memory = min(max(self.loading.stat().st_size // 2, 192 * _MIB), 1024 * _MIB)
         with (
-            self._going_through_all(f"{needed // _MIB}MiB"),
+            self._going_through_all(f"{memory // _MIB}MiB"),
             self._connection.cursor() as connection,
         ):
             return _checked(connection.execute("set timezone = 'UTC'"), now)
