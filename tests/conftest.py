@@ -32,7 +32,7 @@ from pipelines.sandbox.switches import Faults, Limits, Switches
 from pipelines.settings import Settings
 from pipelines.sizing import Slice
 from pipelines.sync import Outcome, connect, sync, windows_read
-from pipelines.views import create_raw
+from pipelines.views import create_raw, create_views
 from pipelines.warehouse import Warehouse
 from pipelines.windows import LAST_CALL, RETENTION, Window, plan
 
@@ -52,6 +52,7 @@ OURS = ("TWILIO_", "SOURCES__", "WAREHOUSE__")
 Row = dict[str, Any]
 Reads = list[reading.SliceRead]
 Capture = pytest.CaptureFixture[str]
+Emptied = Callable[..., duckdb.DuckDBPyConnection]
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a shared machine may stall
 hypothesis.settings.load_profile("patient")
@@ -277,10 +278,35 @@ def refused(capture: Capture, *argv: str) -> tuple[int, str]:
     return code, told.err
 
 
-@pytest.fixture
-def database() -> Iterator[duckdb.DuckDBPyConnection]:
-    """In memory, with the raw tables as a sync would make them."""
+@contextmanager
+def in_memory() -> Iterator[duckdb.DuckDBPyConnection]:
+    """The raw tables as a sync would make them, empty."""
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
         create_raw(connection, SCHEMA.empty_table())
         yield connection
+
+
+@pytest.fixture
+def database() -> Iterator[duckdb.DuckDBPyConnection]:
+    with in_memory() as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def emptied() -> Iterator[Emptied]:
+    """`emptied(**settings)`: a database with their views, emptied at each call. To make the views
+    takes longer than to ask them about a few attempts."""
+    with in_memory() as connection:
+        applied: dict[str, Any] | None = None
+
+        def empty(**settings: Any) -> duckdb.DuckDBPyConnection:
+            nonlocal applied
+            for name in ("attempts", "windows_read", "_dlt_loads"):
+                connection.execute(f"delete from twilio_verify.{name}")
+            if settings != applied:
+                create_views(connection, Settings(directory=Path(), **settings))
+                applied = settings
+            return connection
+
+        yield empty

@@ -19,6 +19,12 @@ Row = dict[str, Any]
 
 
 def given(database: duckdb.DuckDBPyConnection, *attempts: Row, **settings: Any) -> None:
+    """The attempts, and the views over them with these settings."""
+    add(database, *attempts)
+    create_views(database, Settings(directory=Path(), **settings))
+
+
+def add(database: duckdb.DuckDBPyConnection, *attempts: Row) -> None:
     """Attempts as the API would have said them; `age` is how old they were when read."""
     for number, changes in enumerate(attempts):
         data = {"to": "+573001234567", "country": "CO", "message_status": "delivered"}
@@ -38,7 +44,6 @@ def given(database: duckdb.DuckDBPyConnection, *attempts: Row, **settings: Any) 
         page = decode([attempt], created + changes.get("age", READ_LATE)).attempts
         database.register("page", page)
         database.execute("insert into twilio_verify.attempts select * from page")
-    create_views(database, Settings(directory=Path(), **settings))
 
 
 def rows(database: duckdb.DuckDBPyConnection, query: str) -> list[tuple[Any, ...]]:

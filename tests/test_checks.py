@@ -143,6 +143,15 @@ def test_a_failed_check_keeps_the_published_file_and_what_was_read(
     assert configured.settings.published.read_bytes() != before
 
 
+def test_a_price_that_is_no_number_is_shown(configured: World, capsys: Capture) -> None:
+    configured.sync()
+    spoil(configured, f"update twilio_verify.attempts set price__value = 'free' {FIRST}")
+    assert main(["check"], now=NOW) == 0
+    told = capsys.readouterr().out
+    assert "warn  prices_are_positive, 1 row: A price is negative" in told
+    assert "price__value free, price__currency" in told
+
+
 def test_a_warning_is_said_and_published(configured: World, capsys: Capture) -> None:
     configured.sync()
     spoil(configured, f"update twilio_verify.attempts set price__value = '-0.01' {FIRST}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
+import orjson
 import pytest
 
 from pipelines.decode import decode
@@ -17,31 +16,38 @@ from pipelines.sandbox import world
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.render import Renderer
 from pipelines.sandbox.sends import DAY, Attack, Outage
-from pipelines.sandbox.state import View
+from pipelines.sandbox.state import Query, View
 from pipelines.sandbox.switches import Switches
-from pipelines.settings import Pumping, Settings
-from pipelines.views import create_raw, create_views
-from tests.conftest import NOW
+from pipelines.settings import Pumping
+from tests.conftest import NOW, Emptied
+from tests.given import Row, rows
 
 SINCE = int((NOW - timedelta(days=30)).timestamp())
 SEEDS = range(20)
-USUALLY = Pumping()
-Row = dict[str, Any]
+Suspects = Callable[..., list[Any]]
 
 
-def attempts_of(account: Account) -> list[Row]:
+def attempts_of(account: Account, **query: Any) -> list[Row]:
     renderer = Renderer(account, Switches(), f"AC{0:032}", "http://sandbox")
-    view = View(account, Switches(), renderer)
-    return [json.loads(text) for text in view.everything(NOW.timestamp())]
+    now, view = NOW.timestamp(), View(account, Switches(), renderer)
+    found = (renderer.render(*part, now) for part in view.walk(Query(**query), now))
+    return [orjson.loads(text) for texts in found for text in texts]
 
 
-def suspects(attempts: list[Row], columns: str, pumping: Pumping = USUALLY) -> list[Any]:
-    with duckdb.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
-        create_raw(connection, decode(attempts, NOW).attempts)
-        create_views(connection, Settings(directory=Path(), pumping=pumping))
-        query = f"select {columns} from pumping_suspects order by created_date"
-        return connection.execute(query).fetchall()
+@pytest.fixture
+def suspects(emptied: Emptied) -> Suspects:
+    """`suspects(attempts, columns, **settings)`, by day."""
+
+    def asked(attempts: list[Row], columns: str, **settings: Any) -> list[Any]:
+        connection = emptied(**settings)
+        connection.register("given", decode(attempts, NOW).attempts)
+        connection.execute(
+            "insert into twilio_verify.attempts select distinct on (sid) * from given"
+        )
+        connection.unregister("given")
+        return rows(connection, f"select {columns} from pumping_suspects order by created_date")
+
+    return asked
 
 
 def attack_of(seed: int) -> Attack:
@@ -54,7 +60,7 @@ def attack_of(seed: int) -> Attack:
 
 
 @pytest.mark.parametrize("half", [SEEDS[:10], SEEDS[10:]], ids=["seeds 0-9", "seeds 10-19"])
-def test_attacks_are_found_wherever_they_are(half: range) -> None:
+def test_attacks_are_found_wherever_they_are(suspects: Suspects, half: range) -> None:
     """18 of 20 seeds would do; beside them nobody else may be suspected."""
     found = 0
     for seed in half:
@@ -81,13 +87,11 @@ def quiet_of(seed: int) -> list[Row]:
     )
     new, launch = world.COUNTRIES[int(rng.integers(len(world.COUNTRIES)))].iso, somewhen()
     usual = attempts_of(Account(seed=seed, since=SINCE, attacks=(), outages=outages))
-    launched = attempts_of(
-        Account(seed=1000 + seed, since=launch, attempts=60_000, attacks=(), outages=())
-    )
+    launched = Account(seed=1000 + seed, since=launch, attempts=60_000, attacks=(), outages=())
     tested = somewhen()
     return [
         *(row for row in usual if row["channel_data"].get("country") != new),
-        *(row for row in launched if row["channel_data"].get("country") == new),
+        *attempts_of(launched, country=new),
         *(code(usual[0], number, tested + 60 * number) for number in range(40)),
     ]
 
@@ -107,7 +111,7 @@ def code(like: Row, number: int, created: int) -> Row:
 
 
 @pytest.mark.parametrize("half", [SEEDS[:10], SEEDS[10:]], ids=["seeds 0-9", "seeds 10-19"])
-def test_outages_testers_and_launches_are_no_attacks(half: range) -> None:
+def test_outages_testers_and_launches_are_no_attacks(suspects: Suspects, half: range) -> None:
     """One of 20 seeds might be mistaken; none is."""
     assert {seed: told for seed in half if (told := suspects(quiet_of(seed), "*"))} == {}
 
@@ -139,7 +143,7 @@ def cell(day: int, prefix: str, verifications: int, converted: int, **changes: A
 USUAL = [row for day in range(4) for row in cell(day, f"+5730{day}", 50, 40)]  # 200, of these 160
 
 
-def test_a_suspect_by_hand() -> None:
+def test_a_suspect_by_hand(suspects: Suspects) -> None:
     """20 of which 1 converted, where 160 of 200 did: (0.8 - 0.05) / sqrt(0.8 * 0.2 / 20)."""
     told = suspects(
         [*USUAL, *cell(9, "+57399", 20, 1)],
@@ -171,20 +175,20 @@ def test_a_suspect_by_hand() -> None:
         ([*cell(8, "+57399", 30, 0), *cell(9, "+57399", 20, 0)], True),  # not against itself
     ],
 )
-def test_what_makes_a_suspect(rows: list[Row], found: bool) -> None:
+def test_what_makes_a_suspect(suspects: Suspects, rows: list[Row], found: bool) -> None:
     told = suspects([*USUAL, *rows], "created_date, baseline")
     day = date(2026, 10, 10)
     assert (day in [suspect[0] for suspect in told]) == found
     assert all(baseline == pytest.approx(0.8) for _, baseline in told)
 
 
-def test_numbers_in_a_row_may_leave_one_out() -> None:
+def test_numbers_in_a_row_may_leave_one_out(suspects: Suspects) -> None:
     near, far = cell(9, "+57399", 20, 0, step=2), cell(9, "+57398", 20, 0, step=3)
     told = suspects([*USUAL, *near, *far], "destination_prefix, longest_number_run, reasons[2]")
     assert sorted(told) == [("+57398", 1, "sudden"), ("+57399", 20, "numbers in a row")]
 
 
-def test_what_an_account_begins_with_is_not_sudden() -> None:
+def test_what_an_account_begins_with_is_not_sudden(suspects: Suspects) -> None:
     usual = [row for day in range(4) for row in cell(day, f"+5730{day}", 50, 40)]
     told = suspects(
         [*usual, *(row for day in range(3) for row in cell(day, "+57399", 30, 0))], "reasons"
@@ -192,8 +196,8 @@ def test_what_an_account_begins_with_is_not_sudden() -> None:
     assert [("sudden" in reasons) for (reasons,) in told] == [False, False, False]
 
 
-def test_thresholds_are_settings() -> None:
+def test_thresholds_are_settings(suspects: Suspects) -> None:
     rows = [*USUAL, *cell(9, "+57399", 20, 1)]
-    assert suspects(rows, "z_score", Pumping(verifications=20, destinations=20))
+    assert suspects(rows, "z_score", pumping=Pumping(verifications=20, destinations=20))
     for strict in ({"verifications": 21}, {"destinations": 21}, {"rate": 0.05}, {"z_score": 8.4}):
-        assert not suspects(rows, "z_score", Pumping(**strict))
+        assert not suspects(rows, "z_score", pumping=Pumping(**strict))

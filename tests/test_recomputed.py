@@ -8,15 +8,13 @@ from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import duckdb
 import pytest
 from hypothesis import given as given_any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from pipelines.decode import SCHEMA
-from pipelines.views import create_raw
-from tests.given import Row, given, rows
+from tests.conftest import Emptied
+from tests.given import Row, add, rows
 
 FEE = Decimal("0.05")
 CODE_VALIDITY, SETTLED_AFTER = timedelta(minutes=10), timedelta(days=3)
@@ -228,27 +226,26 @@ def same(found: list[tuple[Any, ...]], expected: list[tuple[Any, ...]]) -> None:
 
 @settings(max_examples=60)
 @given_any(drawn=st.lists(ATTEMPT, max_size=12), zone=st.sampled_from([*AROUND_A_SWITCH]))
-def test_views_are_what_python_makes_of_the_same_attempts(drawn: list[Row], zone: str) -> None:
-    start = AROUND_A_SWITCH[zone]
+def test_views_are_what_python_makes_of_the_same_attempts(
+    emptied: Emptied, drawn: list[Row], zone: str
+) -> None:
+    start, database = AROUND_A_SWITCH[zone], emptied()
     attempts = [attempt_of(n, attempt, start) for n, attempt in enumerate(drawn)]
     attempts.sort(key=lambda attempt: (attempt["created_at"], attempt["attempt_sid"]))
     verifications = [verification_of(s) for s in cells_of(attempts, "verification_sid").values()]
-    with duckdb.connect() as database:
-        database.execute("set timezone = 'UTC'")
-        create_raw(database, SCHEMA.empty_table())
-        raw = [as_given(n, attempt, start) for n, attempt in enumerate(drawn)]
-        given(database, *raw, timezone=zone)
-        for view, expected in (
-            ("verification_attempts", attempts),
-            ("verifications", verifications),
-        ):
-            names = [*(expected[0] if expected else ["attempts"])]
-            if expected:
-                found = rows(database, f"select {', '.join(names)} from {view}")
-                same(found, [tuple(row[name] for name in names) for row in expected])
-            else:
-                assert rows(database, f"from {view}") == []
-        for attempt in attempts:
-            attempt["date"] = attempt["created_at"].astimezone(ZoneInfo(zone)).date()
-        same(rows(database, "from daily_conversion"), daily_conversion(attempts))
-        same(rows(database, "from conversion_cost"), conversion_cost(attempts))
+    add(database, *(as_given(n, attempt, start) for n, attempt in enumerate(drawn)))
+    database.execute("update settings set timezone = ?", [zone])
+    for view, expected in (
+        ("verification_attempts", attempts),
+        ("verifications", verifications),
+    ):
+        names = [*(expected[0] if expected else ["attempts"])]
+        if expected:
+            found = rows(database, f"select {', '.join(names)} from {view}")
+            same(found, [tuple(row[name] for name in names) for row in expected])
+        else:
+            assert rows(database, f"from {view}") == []
+    for attempt in attempts:
+        attempt["date"] = attempt["created_at"].astimezone(ZoneInfo(zone)).date()
+    same(rows(database, "from daily_conversion"), daily_conversion(attempts))
+    same(rows(database, "from conversion_cost"), conversion_cost(attempts))

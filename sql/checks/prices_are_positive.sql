@@ -1,11 +1,12 @@
 -- severity: warn
--- A price is negative, which none of Twilio's is.
+-- A price is negative, which none of Twilio's is, or no number: the views then know of none.
 select
-    attempt_sid,
-    created_at,
+    sid,
+    date_created,
     channel,
-    country,
-    price,
-    currency
-from stg_attempts
-where price < 0;
+    price__value,
+    price__currency
+from twilio_verify.attempts
+where
+    try_cast(price__value as decimal(18, 6)) < 0
+    or (price__value != '' and try_cast(price__value as decimal(18, 6)) is null);
