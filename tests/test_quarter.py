@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
-from pipelines.windows import DEFAULT_SCHEDULE, WindowsRead, plan
+from pipelines.windows import DEFAULT_SCHEDULE, SETTLED_AFTER, WindowsRead, plan
 from tests.conftest import REPOSITORY
 from tests.quarter import LOOKBACKS, SCHEDULES, Planned, Quarter, by_pipeline, latest, table
 from tests.quarter import looked_back as look_back
@@ -36,12 +37,19 @@ def test_hourly_syncs_read_an_attempt_six_times_at_most_a_lookback_72_times(
 
 @pytest.mark.parametrize(("syncs", "days"), [("daily", 30), ("weekly", 210)])
 def test_thirty_real_syncs_do_what_was_planned(tmp_path: Path, syncs: str, days: int) -> None:
-    """Requests and rows to the last one, and not an attempt wrong in any field."""
+    """Requests and rows to the last one, and not an attempt wrong in any field; each whole day that
+    some sync found older than three days is told to be settled, and no other."""
     times = SCHEDULES[syncs](days)
     assert len(times) == 30
     real = by_pipeline(tmp_path / "warehouse", times, days)
     assert real == Planned(Quarter(days)).run(times)
     assert real.wrong == 0
+    with duckdb.connect(str(tmp_path / "warehouse" / "verify.duckdb"), read_only=True) as database:
+        told = database.execute("select created_date, is_settled from coverage").fetchall()
+    newest = (times[-1] - SETTLED_AFTER).date()  # of which only a part is
+    first = min(day for day, _ in told)  # read from midnight on
+    assert {day for day, settled in told if settled} == {d for d, _ in told if first <= d < newest}
+    assert len(told) > days
 
 
 @pytest.mark.parametrize("syncs", ["hourly", "irregular"])

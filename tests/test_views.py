@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given as given_any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from pipelines.windows import DEFAULT_SCHEDULE, RETENTION
+from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, SETTLED_AFTER
 from tests.conftest import NOW, Emptied, World
 from tests.given import CONVERTED, READ_EARLY, READ_LATE, Row, given, rows
 
@@ -184,43 +185,78 @@ starts, lengths = (
 )
 
 
-@settings(max_examples=100)
-@given_any(windows=st.lists(st.tuples(starts, lengths, st.booleans(), st.booleans()), max_size=8))
-def test_gaps_and_missed_revisits_are_what_no_window_has_served(
-    emptied: Emptied, windows: list[tuple[timedelta, timedelta, bool, bool]]
-) -> None:
-    """At every instant at which anything changes, and a second before and after, one by one; in a
-    zone whose clocks change in between."""
-    reads = [
-        (MARCH + after, min(MARCH + after + length, MARCH + read), MARCH + read, same, complete)
-        for after, length, same, complete in windows
-        for read in (after + length + timedelta(minutes=7),)
-    ]
-    connection = emptied()
-    connection.execute(
-        "set timezone = 'Europe/Berlin';"
-        " insert into twilio_verify._dlt_loads values ('complete', 0), ('failed', 1)"
-    )
-    for *bounds, same, complete in reads:
-        connection.execute(
+WINDOWS = st.lists(st.tuples(starts, lengths, st.booleans(), st.booleans()), max_size=8)
+
+
+def read_by(database: duckdb.DuckDBPyConnection, windows: list[Any]) -> dict[str, list[Any]]:
+    """Writes windows down as read, each seven minutes after its end; by set of filters, (after,
+    before, read_at) of those whose package was loaded."""
+    database.execute("insert into twilio_verify._dlt_loads values ('complete', 0), ('failed', 1)")
+    counted: dict[str, list[Any]] = {"a": [], "b": []}
+    for start, length, is_a, complete in windows:
+        name, bounds = "a" if is_a else "b", (MARCH + start, MARCH + start + length)
+        read = (*bounds, bounds[1] + timedelta(minutes=7))
+        database.execute(
             "insert into twilio_verify.windows_read by name select ? as created_after,"
             " ? as created_before, ? as read_at, ? as filters_hash, ? as _dlt_load_id",
-            [*bounds, "a" if same else "b", "complete" if complete else "failed"],
+            [*read, name, "complete" if complete else "failed"],
         )
+        if complete:
+            counted[name].append(read)
+    return counted
+
+
+def beside(reads: list[tuple[datetime, ...]], ages: Iterable[timedelta]) -> list[datetime]:
+    """Each instant at which anything changes, a second before, and a second after."""
+    edges = {edge for after, before, _ in reads for edge in (after, before)}
+    edges |= {read - age for _, _, read in reads for age in ages}
+    return [edge + timedelta(seconds=n) for edge in edges for n in (-1, 0, 1)]
+
+
+@settings(max_examples=100)
+@given_any(windows=WINDOWS)
+def test_gaps_and_missed_revisits_are_what_no_window_has_served(
+    emptied: Emptied, windows: list[Any]
+) -> None:
+    """One by one; in a zone whose clocks change in between."""
+    database = emptied()
+    database.execute("set timezone = 'Europe/Berlin'")
+    counted = read_by(database, windows)
     gaps = "select filters_hash, interval '0 hours', lost_after, lost_before from gaps"
     missed = "select filters_hash, age, created_after, created_before from missed_revisits"
-    found = rows(connection, f"{gaps} union all {missed}")
-    for name in "ab":
-        counted = [r[:3] for r in reads if (r[3], r[4]) == (name == "a", True) and r[0] < r[1]]
-        edges = {edge for after, before, _ in counted for edge in (after, before)}
-        edges |= {read - age for _, _, read in counted for age in (*AGES, RETENTION)}
-        for instant in (edge + timedelta(seconds=n) for edge in edges for n in (-1, 0, 1)):
+    found = rows(database, f"{gaps} union all {missed}")
+    for name, reads in counted.items():
+        for instant in beside(reads, (*AGES, RETENTION)):
             for age in AGES:
                 lost = any(
                     (n, a) == (name, age) and after < instant <= before
                     for n, a, after, before in found
                 )
-                assert lost == is_lost(counted, instant, age), (name, instant, age)
+                assert lost == is_lost(reads, instant, age), (name, instant, age)
+
+
+@settings(max_examples=100)
+@given_any(windows=WINDOWS)
+def test_a_day_is_settled_when_all_of_it_was_read_late(
+    emptied: Emptied, windows: list[Any]
+) -> None:
+    """By one set of filters, in windows that need not be whole days, nor old enough as a whole."""
+    database = emptied()
+    database.execute("set timezone = 'Europe/Berlin'")
+    counted = read_by(database, windows)
+    for day, is_settled in rows(database, "select created_date, is_settled from coverage"):
+        start = datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
+        end = start + timedelta(days=1)
+        covered = []
+        for reads in counted.values():
+            instants = [i for i in beside(reads, [SETTLED_AFTER]) if start < i <= end]
+            covered.append(
+                all(
+                    any(a < i <= b and r - i >= SETTLED_AFTER for a, b, r in reads)
+                    for i in (start + timedelta(seconds=1), *instants, end)
+                )
+            )
+        assert is_settled == any(covered), day
 
 
 def is_lost(reads: list[tuple[datetime, ...]], instant: datetime, age: timedelta) -> bool:

@@ -4,9 +4,11 @@ with windows as (
         w.filters_hash,
         w.created_after,
         w.created_before,
-        w.read_at
+        w.read_at,
+        least(w.created_before, w.read_at - s.settled_after) as settled_before
     from twilio_verify.windows_read as w
     inner join twilio_verify._dlt_loads as l on w._dlt_load_id = l.load_id and l.status = 0
+    cross join settings as s
 ),
 
 attempts as (
@@ -60,20 +62,19 @@ late_reads as (
     select
         d.created_date,
         w.filters_hash,
-        epoch(greatest(w.created_after, d.starts_at)) as read_after,
-        epoch(least(w.created_before, d.ends_at)) as read_before,
-        max(epoch(least(w.created_before, d.ends_at))) over (
+        epoch_us(greatest(w.created_after, d.starts_at)) as read_after,
+        epoch_us(least(w.settled_before, d.ends_at)) as read_before,
+        max(epoch_us(least(w.settled_before, d.ends_at))) over (
             partition by d.created_date, w.filters_hash
-            order by greatest(w.created_after, d.starts_at), w.created_before, w.read_at
+            order by greatest(w.created_after, d.starts_at), w.settled_before
             rows between unbounded preceding and 1 preceding
         ) as reached
     from days as d
-    cross join settings as s
     inner join windows as w
         on
             d.ends_at > w.created_after
-            and d.starts_at < w.created_before
-            and epoch_us(w.read_at) - epoch_us(d.ends_at) >= epoch_us(s.settled_after)
+            and d.starts_at < w.settled_before
+            and w.created_after < w.settled_before
 ),
 
 covered_by_filters as (
@@ -81,7 +82,7 @@ covered_by_filters as (
         created_date,
         filters_hash,
         sum(greatest(read_before - greatest(read_after, coalesce(reached, read_after)), 0))
-            as seconds
+            as microseconds
     from late_reads
     group by created_date, filters_hash
 ),
@@ -89,7 +90,7 @@ covered_by_filters as (
 covered as (
     select
         created_date,
-        max(seconds) as seconds
+        max(microseconds) as microseconds
     from covered_by_filters
     group by created_date
 ),
@@ -130,7 +131,7 @@ select
     coalesce(a.attempts, 0) as attempts,
     r.first_read_at,
     r.last_read_at,
-    coalesce(v.seconds = 24 * 3600, false)
+    coalesce(v.microseconds = 24 * 3600000000, false)
     and coalesce(a.read_age >= s.settled_after, true) as is_settled,
     coalesce(l.gap_seconds, 0) as gap_seconds,
     c.api_attempts,
