@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from pipelines.views import sql_folder
 
 FAIL, WARN = "fail", "warn"
 _HEAD = re.compile(rf"-- severity: ({FAIL}|{WARN})\n-- (.+)\n")
-_DIGITS = re.compile(r"(?<![0-9A-Za-z])\d{7,15}(?![0-9A-Za-z])")
+# What may be a phone number, even without a +; a SID's digits have letters beside them.
+_NUMBER = re.compile(r"(?<![0-9A-Za-z])\+?(?:\d{7,15}|\d(?:[ ()-]{0,2}\d){8,14})(?![0-9A-Za-z])")
+_IMPERSONAL = (date, timedelta, float, Decimal)
+_COUNTS = 10**9  # a whole number below it is one
 _SHOWN = 20  # rows of each check
 
 
@@ -80,6 +84,11 @@ def _answer(file: Path, execute: Callable[[str], Any], now: datetime) -> Answer:
 
 
 def _shown(names: list[str], row: tuple[object, ...]) -> str:
-    """Without what may be a phone number, even if it lacks a +; SIDs hold digits as well."""
-    values = (_DIGITS.sub("[redacted]", v) if isinstance(v, str) else v for v in row)
-    return redact(", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)))
+    pairs = zip(names, map(_impersonal, row), strict=True)
+    return redact(", ".join(f"{name} {value}" for name, value in pairs))
+
+
+def _impersonal(value: object) -> object:
+    if isinstance(value, _IMPERSONAL) or (isinstance(value, int) and abs(value) < _COUNTS):
+        return value
+    return _NUMBER.sub("[redacted]", str(value))

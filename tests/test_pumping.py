@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -128,7 +129,7 @@ def cell(day: int, prefix: str, verifications: int, converted: int, **changes: A
             "account_sid": "AC1",
             "channel": "sms",
             "conversion_status": "converted" if n < converted else "unconverted",
-            "date_created": f"{start + timedelta(minutes=n):%Y-%m-%dT%H:%M:%SZ}",
+            "date_created": f"{start + timedelta(seconds=40 * n):%Y-%m-%dT%H:%M:%SZ}",
             "price": {"value": "0.05", "currency": "usd"},
             "channel_data": {
                 "to": f"{prefix}{n % changes.get('numbers', 10**4) * changes.get('step', 1):04}",
@@ -144,7 +145,8 @@ USUAL = [row for day in range(4) for row in cell(day, f"+5730{day}", 50, 40)]  #
 
 
 def test_a_suspect_by_hand(suspects: Suspects) -> None:
-    """20 of which 1 converted, where 160 of 200 did: (0.8 - 0.05) / sqrt(0.8 * 0.2 / 20)."""
+    """20 of which 1 converted, where 160 of 200 did, and so p = 161 of 220 altogether:
+    (0.8 - 0.05) / sqrt(p * (1 - p) * (1 / 20 + 1 / 200))."""
     told = suspects(
         [*USUAL, *cell(9, "+57399", 20, 1)],
         "created_date, country, destination_prefix, verifications, converted, success_rate,"
@@ -152,7 +154,7 @@ def test_a_suspect_by_hand(suspects: Suspects) -> None:
         " wasted_spend, currency, reasons",
     )
     assert told == [
-        (date(2026, 10, 10), "CO", "+57399", 20, 1, 0.05, 0.8, pytest.approx(8.385, abs=1e-3),
+        (date(2026, 10, 10), "CO", "+57399", 20, 1, 0.05, 0.8, pytest.approx(7.219, abs=1e-3),
          20, 20, Decimal("1.00"), Decimal("0.95"), "USD",
          ["few convert", "numbers in a row", "sudden", "nobody asks again"]),
     ]  # fmt: skip
@@ -163,7 +165,12 @@ def test_a_suspect_by_hand(suspects: Suspects) -> None:
     [
         (cell(9, "+57399", 19, 0), False),
         (cell(9, "+57399", 20, 8), False),  # half the baseline
-        (cell(9, "+57399", 20, 7), True),  # z = 5.03
+        (cell(9, "+57399", 20, 7), True),  # z = 4.49
+        (cell(9, "57399", 20, 0), True),
+        (cell(9, "+57 399", 20, 0), True),
+        (cell(9, "whatsapp:+57399", 20, 0), True),
+        (cell(9, "+someone@example", 20, 0), False),
+        (cell(9, "", 20, 0), False),
         (cell(9, "+57399", 20, 0, numbers=9), False),
         (cell(9, "+57399", 20, 0, numbers=10), True),
         (cell(9, "+57399", 20, 0, status="undelivered"), False),
@@ -180,6 +187,59 @@ def test_what_makes_a_suspect(suspects: Suspects, rows: list[Row], found: bool) 
     day = date(2026, 10, 10)
     assert (day in [suspect[0] for suspect in told]) == found
     assert all(baseline == pytest.approx(0.8) for _, baseline in told)
+
+
+@pytest.mark.parametrize(
+    ("usual", "prefixes", "size"),
+    [(300, 2, 20), (300, 6, 20), (300, 1, 2000), (30, 10, 100), (30, 40, 60), (4, 2, 60)],
+)
+@pytest.mark.parametrize("country", ["PK", "US"])
+def test_attacks_do_not_hide_each_other(
+    suspects: Suspects, usual: int, prefixes: int, size: int, country: str
+) -> None:
+    """Of many prefixes, for ten days, in a country of their own or where the users are, however
+    small these are beside it."""
+    rows = [
+        row
+        for day in range(38)
+        for n in range(2)
+        for row in cell(day, f"+1{200 + n}{day:03}", usual // 2, usual * 2 // 5, country="US")
+    ]
+    for day in range(28, 38):
+        for n in range(prefixes):
+            rows += cell(day, f"+92{300 + n}", size, 0, country=country)
+    told = Counter(suspects(rows, "created_date"))
+    assert [*told.values()] == [prefixes] * 10
+
+
+@pytest.mark.parametrize(("of", "beside"), [((20, 9), 1), ((40, 19), 3)])
+def test_few_others_make_no_baseline(suspects: Suspects, of: tuple[int, int], beside: int) -> None:
+    """All of them converted, but that might be chance."""
+    rows = [*cell(0, "+57399", *of), *cell(0, "+57398", beside, beside)]
+    assert not suspects(rows, "baseline")
+    assert suspects([*rows, *cell(0, "+57397", 100, 99)], "baseline")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([], (Decimal("1.00"), Decimal("0.95"), "USD")),
+        ([{"price": {"value": "5"}}], (None, None, "mixed")),
+        ([{"price": {"value": "9", "currency": "EUR"}}], (None, None, "mixed")),
+        # A resend of another verification's, so that this one is in two currencies.
+        ([{"price": {"value": "9", "currency": "EUR"}, "sid": "VLX"}], (None, None, "mixed")),
+        ([{"price": None}] * 20, (None, None, None)),
+    ],
+)
+def test_spend_is_in_one_currency(
+    suspects: Suspects, changes: list[Row], expected: tuple[Any, ...]
+) -> None:
+    rows = cell(9, "+57399", 20, 1)
+    for number, changed in enumerate(changes):
+        row = rows.pop(0) if "sid" not in changed else rows[number]
+        rows.append({**row, **changed})
+    found = suspects([*USUAL, *rows], "channel_spend, wasted_spend, currency")
+    assert found == [expected]
 
 
 def test_numbers_in_a_row_may_leave_one_out(suspects: Suspects) -> None:
@@ -199,5 +259,5 @@ def test_what_an_account_begins_with_is_not_sudden(suspects: Suspects) -> None:
 def test_thresholds_are_settings(suspects: Suspects) -> None:
     rows = [*USUAL, *cell(9, "+57399", 20, 1)]
     assert suspects(rows, "z_score", pumping=Pumping(verifications=20, destinations=20))
-    for strict in ({"verifications": 21}, {"destinations": 21}, {"rate": 0.05}, {"z_score": 8.4}):
+    for strict in ({"verifications": 21}, {"destinations": 21}, {"rate": 0.05}, {"z_score": 7.3}):
         assert not suspects(rows, "z_score", pumping=Pumping(**strict))

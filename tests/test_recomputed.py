@@ -26,7 +26,10 @@ AROUND_A_SWITCH = {
     "Europe/Berlin": datetime(2026, 3, 28, 12, tzinfo=timezone.utc),
     "America/New_York": datetime(2026, 10, 31, 20, tzinfo=timezone.utc),
 }
-DESTINATIONS = ("+573001234567", "+573001239999", "+4915112345678", "a@example.com", "1234", None)
+DESTINATIONS = (
+    "+573001234567", "+573001239999", "+4915112345678", "a@example.com", "b@c@Example.COM", "d@",
+    "1234", "+1234", None,
+)  # fmt: skip
 STATUSES = (*DELIVERED, *FAILED, "sent", "in-progress", "DELIVERED", "Undelivered", None)
 AGES = (
     timedelta(minutes=2), CODE_VALIDITY - SECOND, CODE_VALIDITY, timedelta(hours=1),
@@ -75,10 +78,7 @@ def attempt_of(number: int, drawn: Row, start: datetime) -> Row:
     status, error = lower(drawn["message_status"]), drawn["error_code"]
     final = "delivered" if status in DELIVERED else "failed" if status in FAILED else None
     is_settled, to = drawn["age"] >= SETTLED_AFTER, drawn["to"]
-    if to is None or len(to) <= 4:
-        prefix = "unknown"
-    else:
-        prefix = to.partition("@")[2] if "@" in to else to[:-4]
+    prefix = (to or "").rpartition("@")[2].lower() if "@" in (to or "") else (to or "")[:-4]
     error = None if error in (None, "", "0", 0) else error
     return {
         "attempt_sid": f"VL{number:02}",
@@ -89,7 +89,7 @@ def attempt_of(number: int, drawn: Row, start: datetime) -> Row:
         "channel": lower(drawn["channel"]) or "unknown",
         "country": (drawn["country"] or "unknown").replace("co", "CO"),
         "destination": to or "unknown",
-        "destination_prefix": prefix,
+        "destination_prefix": (prefix.strip("+") and prefix) or "unknown",
         "conversion_status": lower(drawn["conversion_status"]) or "unknown",
         "is_converted": lower(drawn["conversion_status"]) == "converted",
         "message_status": status or "unknown",
@@ -97,7 +97,7 @@ def attempt_of(number: int, drawn: Row, start: datetime) -> Row:
         "error_code": error,
         "error_name": error and {"30008": "Unknown error"}.get(error, "unknown"),
         "price": drawn["price"] and Decimal(drawn["price"][0]),
-        "currency": drawn["price"] and drawn["price"][1] and drawn["price"][1].upper(),
+        "currency": drawn["price"] and ((drawn["price"][1] or "").upper() or "unknown"),
         "is_mature": drawn["age"] >= CODE_VALIDITY,
         "is_settled": is_settled,
         "read_age": drawn["age"],
@@ -139,7 +139,7 @@ def verification_of(sends: list[Row]) -> Row:
         "has_fallback": len(set(channels)) > 1,
         "is_rescued": last is not None and channels[last] != channels[0],
         "channel_spend": sum(prices, Decimal()) if one and prices else None,
-        "currency": next(iter(currencies), None) if one else None,
+        "currency": next(iter(currencies), None) if one else "mixed",
     }
 
 
@@ -176,11 +176,12 @@ def daily_conversion(attempts: list[Row]) -> list[tuple[Any, ...]]:
 
 
 def conversion_cost(attempts: list[Row]) -> list[tuple[Any, ...]]:
-    known = Counter(a["currency"] for a in attempts if a["price"] is not None and a["currency"])
+    known = Counter(a["currency"] for a in attempts if a["price"] is not None)
+    del known["unknown"]
     usual = min(known, key=lambda currency: (-known[currency], currency), default="unknown")
     for attempt in attempts:
         priced = attempt["price"] is not None
-        attempt["row_currency"] = (attempt["currency"] or "unknown") if priced else usual
+        attempt["row_currency"] = attempt["currency"] if priced else usual
     means = {
         key: sum(prices, Decimal()) / len(prices)
         for key, cell in cells_of(attempts, "channel", "country", "row_currency").items()

@@ -115,7 +115,7 @@ def test_delivery_errors(database: duckdb.DuckDBPyConnection) -> None:
         (NOVEMBER, "call", "CO", "unknown", "unknown", 1, 1.0, None, None),
         (NOVEMBER, "sms", "CO", "30003", "Unreachable destination handset", 2, 0.4,
          Decimal("0.05"), "USD"),
-        (NOVEMBER, "sms", "CO", "99999", "unknown", 2, 0.4, None, None),
+        (NOVEMBER, "sms", "CO", "99999", "unknown", 2, 0.4, None, "mixed"),
     ]  # fmt: skip
 
 
@@ -223,42 +223,51 @@ def at(day: int, hour: int = 0) -> datetime:
     return datetime(2026, 11, day, hour, tzinfo=timezone.utc)
 
 
+def eve(day: int) -> datetime:
+    """The last second before a day: windows are without the instant they begin after."""
+    return at(day) - timedelta(seconds=1)
+
+
 def test_coverage(database: duckdb.DuckDBPyConnection) -> None:
     """Two days are read, one is not; a window whose package failed does not count."""
     database.execute("insert into twilio_verify._dlt_loads values ('1', 0), ('2', 1)")
+    read_early = eve(10) - timedelta(seconds=1)
     for load, *window in (
-        ("1", at(1), at(2), at(2, 1)),
-        ("1", at(1), at(2), at(5)),
-        ("2", at(2), at(3), at(6)),
-        ("1", at(3), at(3, 12), at(8)),  # half of it
-        ("1", at(3), at(3, 6), at(9)),
-        ("1", at(3, 23), at(4), at(6)),  # too early, by an hour
-        ("1", at(4), at(4, 12), at(8)),  # all of it, in two parts
-        ("1", at(4, 11), at(5), at(9)),
+        ("1", eve(1), eve(2), at(2, 1)),
+        ("1", eve(1), eve(2), at(5)),
+        ("2", eve(2), eve(3), at(6)),
+        ("1", eve(3), at(3, 12), at(8)),  # half of it
+        ("1", eve(3), at(3, 6), at(9)),
+        ("1", at(3, 12), eve(4), at(6, 12)),  # too early
+        ("1", eve(4), at(4, 12), at(7, 12)),  # all of it, in two parts, each at three days
+        ("1", at(4, 11), eve(5), eve(8)),
+        ("1", at(5), eve(6), at(9)),  # but for its first second
+        ("1", eve(6), eve(7), read_early),  # by a second
     ):
         database.execute(
             "insert into twilio_verify.windows_read by name select ? as _dlt_load_id,"
             " 'a' as filters_hash, ? as created_after, ? as created_before, ? as read_at",
             [load, *window],
         )
-    for reconciled, attempts in ((at(4), 8), (at(5), 9)):
+    for reconciled, attempts, converted in ((at(4), 8, 1), (at(5), 9, None)):
         database.execute(
             "insert into twilio_verify.reconciliations by name select ? as created_after,"
-            " ? as created_before, ? as reconciled_at, ? as api_attempts, 1 as api_converted",
-            [at(1), at(2), reconciled, attempts],
+            " ? as created_before, ? as reconciled_at, ? as api_attempts, ? as api_converted",
+            [eve(1), eve(2), reconciled, attempts, converted],
         )
     given(database, {"date_created": "2026-11-01T10:00:00Z", "age": timedelta(days=3, hours=14)})
     assert rows(database, "from coverage order by created_date") == [
-        (date(2026, 11, 1), 1, at(2, 1), at(5), True, 0.0, 9, 1),
+        (date(2026, 11, 1), 1, at(2, 1), at(5), True, 0.0, 9, None),
         (date(2026, 11, 2), 0, None, None, False, 0.0, None, None),
-        (date(2026, 11, 3), 0, at(6), at(9), False, 0.0, None, None),
-        (date(2026, 11, 4), 0, at(8), at(9), True, 0.0, None, None),
-        (date(2026, 11, 5), 0, None, None, False, 0.0, None, None),
+        (date(2026, 11, 3), 0, at(6, 12), at(9), False, 0.0, None, None),
+        (date(2026, 11, 4), 0, at(7, 12), eve(8), True, 0.0, None, None),
+        (date(2026, 11, 5), 0, at(9), at(9), False, 0.0, None, None),
+        (date(2026, 11, 6), 0, read_early, read_early, False, 0.0, None, None),
     ]
 
 
 def test_coverage_counts_the_seconds_of_a_gap(database: duckdb.DuckDBPyConnection) -> None:
-    """From 6:00 on the 2nd to 12:00 on the 3rd nobody asked before Twilio forgot it."""
+    """From 6:00:01 on the 2nd to 12:00:00 on the 3rd nobody asked before Twilio forgot it."""
     database.execute("insert into twilio_verify._dlt_loads values ('1', 0)")
     later = at(4) + timedelta(days=40)
     for window in ((at(1), at(2, 6), at(3)), (at(3, 12), at(4), at(4)), (at(4), later, later)):
@@ -272,7 +281,7 @@ def test_coverage_counts_the_seconds_of_a_gap(database: duckdb.DuckDBPyConnectio
         "select created_date, gap_seconds from coverage where gap_seconds > 0 order by 1 limit 2"
     )
     assert rows(database, query) == [
-        (date(2026, 11, 2), 18 * 3600.0), (date(2026, 11, 3), 12 * 3600.0),
+        (date(2026, 11, 2), 18 * 3600 - 1.0), (date(2026, 11, 3), 12 * 3600 + 1.0),
     ]  # fmt: skip
 
 

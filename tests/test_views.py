@@ -78,10 +78,26 @@ def test_an_empty_text_is_unknown_as_well(database: duckdb.DuckDBPyConnection) -
     assert rows(database, query) == [(*("unknown",) * 8, "VL0")]
 
 
-def test_an_address_has_its_domain_for_a_prefix(database: duckdb.DuckDBPyConnection) -> None:
-    given(database, {"channel": "email", "data": {"to": "someone@example.com", "country": None}})
+@pytest.mark.parametrize(
+    ("to", "prefix"),
+    [
+        ("someone@example.com", "example.com"),
+        ("Someone@Example.COM", "example.com"),
+        ("some@one@example.com", "example.com"),
+        ("someone@", "unknown"),
+        ("+573001234567", "+57300123"),
+        ("+12345", "+1"),
+        ("+1234", "unknown"),
+        ("1234", "unknown"),
+        ("123", "unknown"),
+    ],
+)
+def test_a_prefix_is_a_numbers_beginning_or_a_domain(
+    database: duckdb.DuckDBPyConnection, to: str, prefix: str
+) -> None:
+    given(database, {"channel": "email", "data": {"to": to, "country": None}})
     query = "select destination_prefix, country from verification_attempts"
-    assert rows(database, query) == [("example.com", "unknown")]
+    assert rows(database, query) == [(prefix, "unknown")]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +179,16 @@ def test_a_resend_is_no_fallback_and_ties_go_by_sid(database: duckdb.DuckDBPyCon
 
 def test_two_currencies_are_not_added_up(database: duckdb.DuckDBPyConnection) -> None:
     given(database, {}, {"price": {"value": "0.04", "currency": "EUR"}})
-    assert rows(database, "select channel_spend, currency from verifications") == [(None, None)]
+    query = "select channel_spend, currency from verifications"
+    assert rows(database, query) == [(None, "mixed")]
+
+
+def test_an_amount_has_a_currency_beside_it(database: duckdb.DuckDBPyConnection) -> None:
+    given(database, {"price": {"value": "0.04"}}, {"price": None})
+    query = "select price, currency from verification_attempts order by attempt_number"
+    assert rows(database, query) == [(Decimal("0.04"), "unknown"), (None, None)]
+    query = "select channel_spend, currency from verifications"
+    assert rows(database, query) == [(Decimal("0.04"), "unknown")]
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York"])
@@ -245,7 +270,8 @@ def test_a_day_is_settled_when_all_of_it_was_read_late(
     database.execute("set timezone = 'Europe/Berlin'")
     counted = read_by(database, windows)
     for day, is_settled in rows(database, "select created_date, is_settled from coverage"):
-        start = datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
+        # With its first second, as windows are with their last and without their first.
+        start = datetime(day.year, day.month, day.day, tzinfo=timezone.utc) - timedelta(seconds=1)
         end = start + timedelta(days=1)
         covered = []
         for reads in counted.values():

@@ -1,8 +1,9 @@
 -- severity: warn
 -- Twilio forgot something in the last week before it was read. (The view gaps has all of it.)
 with newest as (
-    select max(read_at) as read_at
-    from twilio_verify.windows_read
+    select max(w.read_at) as read_at
+    from twilio_verify.windows_read as w
+    inner join twilio_verify._dlt_loads as l on w._dlt_load_id = l.load_id and l.status = 0
 )
 
 select

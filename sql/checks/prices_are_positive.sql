@@ -1,5 +1,5 @@
 -- severity: warn
--- A price is negative, which none of Twilio's is, or no number: the views then know of none.
+-- A price is negative, which none of Twilio's is, or no number, which the views take for unknown.
 select
     sid,
     date_created,

@@ -11,7 +11,7 @@ with newest as (
         converted,
         outcome,
         row_number() over (
-            partition by created_after, created_before
+            partition by filters_hash, created_after, created_before
             order by reconciled_at desc
         ) as place
     from twilio_verify.reconciliations

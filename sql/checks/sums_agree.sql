@@ -1,72 +1,133 @@
 -- severity: fail
 -- The sums of a view are not those of the attempts: something is counted twice, or not.
-with expected as (
+with each_verification as (
+    select
+        verification_sid,
+        bool_or(is_converted) as is_converted,
+        min(read_age) as read_age
+    from stg_attempts
+    group by verification_sid
+),
+
+verifications_expected as (
+    select
+        count(*) as verifications,
+        count(*) filter (where v.is_converted) as conversions,
+        count(*) filter (where v.read_age >= s.code_validity) as mature_verifications,
+        count(*) filter (
+            where v.read_age >= s.code_validity and v.is_converted
+        ) as converted_verifications
+    from each_verification as v
+    cross join settings as s
+),
+
+attempts_expected as (
     select
         count(*) as attempts,
+        count(*) filter (where a.read_age >= s.code_validity) as mature_attempts,
         count(*) filter (
-            where is_converted and read_age >= (select s.code_validity from settings as s)
+            where a.read_age >= s.code_validity and a.is_converted
         ) as converted_attempts,
-        count(distinct verification_sid) filter (where is_converted) as conversions,
-        count(distinct verification_sid) as verifications,
-        coalesce(sum(price), 0) as channel_spend
-    from stg_attempts
+        count(*) filter (where a.receipt = 'delivered') as delivered_attempts,
+        count(*) filter (where a.receipt = 'failed') as failed_attempts,
+        count(a.price) as priced,
+        count(*) - count(a.price) as without_price,
+        sum(a.price) as channel_spend
+    from stg_attempts as a
+    cross join settings as s
+),
+
+of_attempts as (
+    select
+        count(*) as attempts,
+        count(*) filter (where is_mature) as mature_attempts,
+        count(*) filter (where is_mature and is_converted) as converted_attempts,
+        count(*) filter (where delivery_outcome = 'delivered') as delivered_attempts,
+        count(*) filter (where delivery_outcome = 'failed') as failed_attempts,
+        count(price) as priced,
+        sum(price) as channel_spend,
+        count(*) filter (where attempt_number = 1) as verifications,
+        count(*) filter (where is_converting_attempt) as conversions
+    from verification_attempts
+),
+
+of_verifications as (
+    select
+        sum(attempts) as attempts,
+        count(*) as verifications,
+        count(*) filter (where is_converted) as conversions,
+        count(*) filter (where is_mature) as mature_verifications,
+        count(*) filter (where is_mature and is_converted) as converted_verifications
+    from verifications
+),
+
+of_days as (
+    select
+        sum(attempts) as attempts,
+        sum(mature_attempts) as mature_attempts,
+        sum(converted_attempts) as converted_attempts,
+        sum(delivered_attempts) as delivered_attempts,
+        sum(failed_attempts) as failed_attempts,
+        sum(verifications) as mature_verifications,
+        sum(converted_verifications) as converted_verifications,
+        sum(credited_conversions) as conversions
+    from daily_conversion
+),
+
+of_costs as (
+    select
+        sum(attempts) as attempts,
+        sum(priced) as priced,
+        sum(price_pending + unpriced) as without_price,
+        sum(channel_spend) as channel_spend,
+        sum(credited_conversions) as conversions
+    from conversion_cost
+),
+
+expected as (
+    select
+        counted,
+        total
+    from verifications_expected unpivot include nulls (total for counted in (columns(*)))
+    union all
+    select
+        counted,
+        total
+    from attempts_expected unpivot include nulls (total for counted in (columns(*)))
 ),
 
 found as (
     select
         'verification_attempts' as view_name,
-        count(*) as attempts,
-        count(*) filter (where is_mature and is_converted) as converted_attempts,
-        count(*) filter (where is_converting_attempt) as conversions,
-        count(*) filter (where attempt_number = 1) as verifications,
-        coalesce(sum(price), 0) as channel_spend
-    from verification_attempts
-    union all
-    select
-        'daily_conversion' as view_name,
-        sum(attempts) as attempts,
-        sum(converted_attempts) as converted_attempts,
-        sum(credited_conversions) as conversions,
-        null as verifications,
-        null as channel_spend
-    from daily_conversion
-    union all
-    select
-        'conversion_cost' as view_name,
-        sum(attempts) as attempts,
-        null as converted_attempts,
-        sum(credited_conversions) as conversions,
-        null as verifications,
-        sum(channel_spend) as channel_spend
-    from conversion_cost
+        counted,
+        total
+    from of_attempts unpivot include nulls (total for counted in (columns(*)))
     union all
     select
         'verifications' as view_name,
-        sum(attempts) as attempts,
-        null as converted_attempts,
-        count(*) filter (where is_converted) as conversions,
-        count(*) as verifications,
-        null as channel_spend
-    from verifications
+        counted,
+        total
+    from of_verifications unpivot include nulls (total for counted in (columns(*)))
+    union all
+    select
+        'daily_conversion' as view_name,
+        counted,
+        total
+    from of_days unpivot include nulls (total for counted in (columns(*)))
+    union all
+    select
+        'conversion_cost' as view_name,
+        counted,
+        total
+    from of_costs unpivot include nulls (total for counted in (columns(*)))
 )
 
 select
     f.view_name,
-    f.attempts,
-    e.attempts as attempts_expected,
-    f.converted_attempts,
-    e.converted_attempts as converted_attempts_expected,
-    f.conversions,
-    e.conversions as conversions_expected,
-    f.verifications,
-    e.verifications as verifications_expected,
-    f.channel_spend,
-    e.channel_spend as channel_spend_expected
+    f.counted,
+    coalesce(f.total, 0) as total,
+    coalesce(e.total, 0) as expected
 from found as f
-cross join expected as e
-where
-    e.attempts != coalesce(f.attempts, 0)
-    or f.converted_attempts != e.converted_attempts
-    or f.conversions != e.conversions
-    or f.verifications != e.verifications
-    or f.channel_spend != e.channel_spend;
+inner join expected as e on f.counted = e.counted
+where coalesce(f.total, 0) != coalesce(e.total, 0)
+order by f.view_name, f.counted;

@@ -2,9 +2,10 @@
 -- No sync has read anything for 26 hours. (The variable `now` is when the checks are run.)
 with newest as (
     select
-        max(read_at) as last_read_at,
-        (epoch_us(getvariable('now')) - epoch_us(max(read_at))) // 3600000000 as hours_ago
-    from twilio_verify.windows_read
+        max(w.read_at) as last_read_at,
+        (epoch_us(getvariable('now')) - epoch_us(max(w.read_at))) // 3600000000 as hours_ago
+    from twilio_verify.windows_read as w
+    inner join twilio_verify._dlt_loads as l on w._dlt_load_id = l.load_id and l.status = 0
 )
 
 select

@@ -14,10 +14,9 @@ select
     coalesce(a.mnc, 'unknown') as mnc,
     coalesce(a.destination, 'unknown') as destination,
     case
-        when a.destination is null then 'unknown'
-        when contains(a.destination, '@') then split_part(a.destination, '@', 2)
-        when length(a.destination) > 4 then left(a.destination, -4)
-        else 'unknown'
+        when contains(a.destination, '@')
+            then coalesce(nullif(lower(split_part(a.destination, '@', -1)), ''), 'unknown')
+        else coalesce(nullif(nullif(left(a.destination, -4), ''), '+'), 'unknown')
     end as destination_prefix,
     a.code_length,
     coalesce(a.conversion_status, 'unknown') as conversion_status,
@@ -33,7 +32,7 @@ select
     a.error_code,
     case when a.error_code is not null then coalesce(e.name, 'unknown') end as error_name,
     a.price,
-    a.currency,
+    case when a.price is null then a.currency else coalesce(a.currency, 'unknown') end as currency,
     coalesce(r.attempt_number, 1) as attempt_number,
     a.read_age >= s.code_validity as is_mature,
     a.read_age >= s.settled_after as is_settled,
@@ -68,7 +67,7 @@ comment on column verification_attempts.mnc is
 comment on column verification_attempts.destination is
 'Phone number (E.164) or e-mail address: personal data.';
 comment on column verification_attempts.destination_prefix is
-'The number without its last 4 digits; an e-mail address''s domain.';
+'The number without its last 4 digits; an e-mail address''s domain, lower case.';
 comment on column verification_attempts.code_length is 'Digits of the code.';
 comment on column verification_attempts.conversion_status is
 'converted or unconverted, as Twilio marks this attempt.';
@@ -86,7 +85,8 @@ comment on column verification_attempts.error_code is 'Twilio error code; null w
 comment on column verification_attempts.error_name is 'Name of error_code.';
 comment on column verification_attempts.price is
 'Channel charge in currency; null until known. The fee per verification is not in it.';
-comment on column verification_attempts.currency is 'Currency of price, upper case.';
+comment on column verification_attempts.currency is
+'Currency of price, upper case; unknown where Twilio gives a price without one.';
 comment on column verification_attempts.attempt_number is
 '1 for the verification''s first attempt, 2 for its first resend, and so on.';
 comment on column verification_attempts.is_mature is

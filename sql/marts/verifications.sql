@@ -9,9 +9,8 @@ with several as (
         min(verification_read_age) as read_age,
         bool_and(coalesce(receipt = 'failed', false)) as is_undelivered,
         sum(price) as channel_spend,
-        count(distinct coalesce(currency, 'unknown')) filter (where price is not null)
-            as currencies,
-        max(currency) filter (where price is not null) as currency
+        min(coalesce(currency, 'unknown')) filter (where price is not null) as first_currency,
+        max(coalesce(currency, 'unknown')) filter (where price is not null) as last_currency
     from stg_resends
     group by verification_sid
 )
@@ -44,11 +43,12 @@ select
     coalesce(s.channels[s.converted_attempt_number] != a.channel, false) as is_rescued,
     case
         when s.attempts is null then a.price
-        when s.currencies <= 1 then s.channel_spend
+        when s.first_currency = s.last_currency then s.channel_spend
     end as channel_spend,
     case
         when s.attempts is null and a.price is not null then a.currency
-        when s.currencies <= 1 then s.currency
+        when s.first_currency = s.last_currency then s.first_currency
+        when s.first_currency is not null then 'mixed'
     end as currency
 from verification_attempts as a
 cross join settings as c
@@ -63,7 +63,7 @@ comment on column verifications.country is 'Destination country of the first att
 comment on column verifications.destination is
 'Phone number (E.164) or e-mail address of the first attempt: personal data.';
 comment on column verifications.destination_prefix is
-'The number without its last 4 digits; an e-mail address''s domain.';
+'The number without its last 4 digits; an e-mail address''s domain, lower case.';
 comment on column verifications.started_at is 'When the first attempt was made (UTC).';
 comment on column verifications.last_attempt_at is 'When the last attempt was made (UTC).';
 comment on column verifications.attempts is 'How many codes were sent.';
@@ -86,4 +86,5 @@ comment on column verifications.is_rescued is
 'Converted on another channel than the first one: an upper bound, as any code may be typed.';
 comment on column verifications.channel_spend is
 'Sum of the known channel charges; null when none is known or they are in two currencies.';
-comment on column verifications.currency is 'Currency of channel_spend.';
+comment on column verifications.currency is
+'Currency of channel_spend; mixed where there are two, null where no charge is known.';

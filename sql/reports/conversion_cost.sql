@@ -22,8 +22,7 @@ attempts as (
         a.is_settled,
         a.is_converting_attempt,
         a.is_verification_mature and not a.is_verification_converted as is_wasted,
-        case when a.price is null then u.currency else coalesce(a.currency, 'unknown') end
-            as currency,
+        case when a.price is null then u.currency else a.currency end as currency,
         cast(timezone(s.timezone, a.created_at) as date) as created_date
     from verification_attempts as a
     cross join settings as s

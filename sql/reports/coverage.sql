@@ -26,7 +26,7 @@ span as (
         max(last_date) as last_date
     from (
         select
-            cast(timezone('UTC', min(created_after)) as date) as first_date,
+            cast(timezone('UTC', min(created_after) + interval 1 second) as date) as first_date,
             cast(timezone('UTC', max(created_before)) as date) as last_date
         from windows
         union all
@@ -37,11 +37,12 @@ span as (
     ) as both_ends
 ),
 
+-- As windows are, without the instant before and with the last: attempts have whole seconds.
 days as (
     select
         cast(day as date) as created_date,
-        timezone('UTC', day) as starts_at,
-        timezone('UTC', day + interval 1 day) as ends_at
+        timezone('UTC', day - interval 1 second) as day_after,
+        timezone('UTC', day + interval 1 day - interval 1 second) as day_before
     from span, unnest(generate_series(
         cast(first_date as timestamp), cast(last_date as timestamp), interval 1 day
     )) as calendar (day)
@@ -53,7 +54,7 @@ reads as (
         min(w.read_at) as first_read_at,
         max(w.read_at) as last_read_at
     from days as d
-    inner join windows as w on d.ends_at > w.created_after and d.starts_at < w.created_before
+    inner join windows as w on d.day_before > w.created_after and d.day_after < w.created_before
     group by d.created_date
 ),
 
@@ -62,18 +63,18 @@ late_reads as (
     select
         d.created_date,
         w.filters_hash,
-        epoch_us(greatest(w.created_after, d.starts_at)) as read_after,
-        epoch_us(least(w.settled_before, d.ends_at)) as read_before,
-        max(epoch_us(least(w.settled_before, d.ends_at))) over (
+        epoch_us(greatest(w.created_after, d.day_after)) as read_after,
+        epoch_us(least(w.settled_before, d.day_before)) as read_before,
+        max(epoch_us(least(w.settled_before, d.day_before))) over (
             partition by d.created_date, w.filters_hash
-            order by greatest(w.created_after, d.starts_at), w.settled_before
+            order by greatest(w.created_after, d.day_after), w.settled_before
             rows between unbounded preceding and 1 preceding
         ) as reached
     from days as d
     inner join windows as w
         on
-            d.ends_at > w.created_after
-            and d.starts_at < w.settled_before
+            d.day_before > w.created_after
+            and d.day_after < w.settled_before
             and w.created_after < w.settled_before
 ),
 
@@ -101,10 +102,10 @@ gaps_of_filters as (
         d.created_date,
         g.filters_hash,
         sum(
-            epoch(least(g.lost_before, d.ends_at)) - epoch(greatest(g.lost_after, d.starts_at))
+            epoch(least(g.lost_before, d.day_before)) - epoch(greatest(g.lost_after, d.day_after))
         ) as seconds
     from days as d
-    inner join gaps as g on d.ends_at > g.lost_after and d.starts_at < g.lost_before
+    inner join gaps as g on d.day_before > g.lost_after and d.day_after < g.lost_before
     group by d.created_date, g.filters_hash
 ),
 
@@ -120,8 +121,8 @@ lost as (
 reconciled as (
     select
         cast(timezone('UTC', created_before - interval 1 second) as date) as created_date,
-        arg_max(api_attempts, reconciled_at) as api_attempts,
-        arg_max(api_converted, reconciled_at) as api_converted
+        arg_max(struct_pack(attempts := api_attempts, converted := api_converted), reconciled_at)
+            as api
     from twilio_verify.reconciliations
     group by created_date
 )
@@ -134,8 +135,8 @@ select
     coalesce(v.microseconds = 24 * 3600000000, false)
     and coalesce(a.read_age >= s.settled_after, true) as is_settled,
     coalesce(l.gap_seconds, 0) as gap_seconds,
-    c.api_attempts,
-    c.api_converted
+    c.api.attempts as api_attempts,
+    c.api.converted as api_converted
 from days as d
 cross join settings as s
 left join attempts as a on d.created_date = a.created_date

@@ -24,8 +24,7 @@ errors as (
         coalesce(any_value(error_name), 'unknown') as error_name,
         count(*) as attempts,
         sum(price) as spend,
-        count(distinct coalesce(currency, 'unknown')) filter (where price is not null)
-            as currencies,
+        min(currency) filter (where price is not null) as first_currency,
         max(currency) filter (where price is not null) as last_currency
     from attempts
     group by created_date, channel, country, error_code
@@ -42,8 +41,11 @@ shares as (
         attempts / sum(attempts) over (
             partition by created_date, channel, country
         ) as share,
-        case when currencies <= 1 then spend end as channel_spend,
-        case when currencies <= 1 then last_currency end as currency
+        case when first_currency = last_currency then spend end as channel_spend,
+        case
+            when first_currency = last_currency then first_currency
+            when first_currency is not null then 'mixed'
+        end as currency
     from errors
 )
 
@@ -73,4 +75,5 @@ comment on column delivery_errors.share is
 'attempts / all attempts of the day, channel and country.';
 comment on column delivery_errors.channel_spend is
 'Sum of their known channel charges; null when none is known or they are in two currencies.';
-comment on column delivery_errors.currency is 'Currency of channel_spend.';
+comment on column delivery_errors.currency is
+'Currency of channel_spend; mixed where there are two, null where no charge is known.';

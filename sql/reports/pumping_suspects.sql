@@ -3,16 +3,20 @@ create or replace view pumping_suspects as
 with counted as (
     select
         v.country,
+        v.destination,
         v.destination_prefix,
         v.attempts,
         v.is_converted,
         v.channel_spend,
         v.currency,
-        try_cast(substr(v.destination, 2) as bigint) as number,
         cast(timezone(s.timezone, v.started_at) as date) as created_date
     from verifications as v
     cross join settings as s
-    where v.is_mature and not v.is_undelivered and v.destination like '+%'
+    where
+        v.is_mature
+        and not v.is_undelivered
+        and not contains(v.destination, '@')
+        and v.destination_prefix != 'unknown'
 ),
 
 cells as (
@@ -24,6 +28,22 @@ cells as (
         count(*) filter (where is_converted) as converted
     from counted
     group by created_date, country, destination_prefix
+),
+
+-- An attack is no measure of another: several prefixes, day after day, would hide each other. What
+-- would be suspect even if only half of all converted is left out of every baseline.
+measured as (
+    select
+        c.created_date,
+        c.country,
+        c.destination_prefix,
+        c.verifications,
+        c.verifications >= s.pumping_verifications
+        and c.converted < c.verifications * s.pumping_rate / 2 as is_low,
+        case when is_low then 0 else c.verifications end as usual_verifications,
+        case when is_low then 0 else c.converted end as usual_converted
+    from cells as c
+    cross join settings as s
 ),
 
 -- Few cells can be suspects at all; the rest is reckoned for those.
@@ -45,16 +65,21 @@ candidates as (
 of_prefix as (
     select
         c.cell,
-        sum(p.verifications) as verifications,
-        sum(p.converted) as converted,
-        sum(p.verifications) - max(c.verifications) as verifications_before,
-        sum(p.converted) - max(c.converted) as converted_before
+        sum(m.usual_verifications) as verifications,
+        sum(m.usual_converted) as converted,
+        sum(m.verifications) - max(c.verifications) as all_before,
+        coalesce(
+            sum(m.usual_verifications) filter (where m.created_date < c.created_date), 0
+        ) as verifications_before,
+        coalesce(
+            sum(m.usual_converted) filter (where m.created_date < c.created_date), 0
+        ) as converted_before
     from candidates as c
-    inner join cells as p
+    inner join measured as m
         on
-            c.country = p.country
-            and c.destination_prefix = p.destination_prefix
-            and c.created_date - p.created_date between 0 and 28
+            c.country = m.country
+            and c.destination_prefix = m.destination_prefix
+            and c.created_date - m.created_date between 0 and 28
     group by c.cell
 ),
 
@@ -62,9 +87,9 @@ country_days as (
     select
         created_date,
         country,
-        sum(verifications) as verifications,
-        sum(converted) as converted
-    from cells
+        sum(usual_verifications) as verifications,
+        sum(usual_converted) as converted
+    from measured
     group by created_date, country
 ),
 
@@ -75,11 +100,17 @@ of_account as (
         sum(d.verifications) as verifications,
         sum(d.converted) as converted,
         max(c.created_date) - min(d.created_date) as days_before,
-        sum(d.verifications) filter (
-            where d.country = c.country and d.created_date < c.created_date
+        coalesce(
+            sum(d.verifications) filter (
+                where d.country = c.country and d.created_date < c.created_date
+            ),
+            0
         ) as country_verifications,
-        sum(d.converted) filter (
-            where d.country = c.country and d.created_date < c.created_date
+        coalesce(
+            sum(d.converted) filter (
+                where d.country = c.country and d.created_date < c.created_date
+            ),
+            0
         ) as country_converted
     from candidates as c
     inner join country_days as d on c.created_date - d.created_date between 0 and 28
@@ -89,11 +120,13 @@ of_account as (
 others as (
     select
         p.cell,
-        p.verifications_before,
+        p.all_before,
         a.days_before,
-        coalesce(a.country_verifications, 0) - p.verifications_before as verifications,
-        coalesce(a.country_converted, 0) - p.converted_before as converted,
-        (a.converted - p.converted) / nullif(a.verifications - p.verifications, 0) as account_rate
+        a.verifications - p.verifications as of_account,
+        a.country_verifications - p.verifications_before as of_country,
+        (a.converted - p.converted) / nullif(a.verifications - p.verifications, 0) as account_rate,
+        (a.country_converted - p.converted_before)
+        / nullif(a.country_verifications - p.verifications_before, 0) as country_rate
     from of_prefix as p
     inner join of_account as a on p.cell = a.cell
 ),
@@ -106,44 +139,69 @@ baselines as (
         c.verifications,
         c.converted,
         c.cell,
-        o.verifications_before,
+        o.all_before,
         o.days_before,
         c.converted / c.verifications as success_rate,
         case
-            when o.verifications < 100 then o.account_rate
-            else greatest(o.converted / o.verifications, o.account_rate / 2)
-        end as baseline
+            when o.of_country < 100 then o.account_rate
+            else greatest(o.country_rate, o.account_rate / 2)
+        end as baseline,
+        case
+            when o.of_country < 100 or o.country_rate < o.account_rate / 2 then o.of_account
+            else o.of_country
+        end as baseline_verifications
     from candidates as c
     inner join others as o on c.cell = o.cell
 ),
 
+-- Of two binomial rates, pooled: a baseline of few verifications is itself uncertain.
 scores as (
     select
         cell,
-        -- With a baseline of 1 a single miss would be infinitely unlikely.
         (baseline - success_rate) / sqrt(
-            least(baseline, 0.99) * (1 - least(baseline, 0.99)) / verifications
+            pooled * (1 - pooled) * (1 / verifications + 1 / baseline_verifications)
         ) as z_score
-    from baselines
+    from (
+        select
+            cell,
+            baseline,
+            success_rate,
+            verifications,
+            baseline_verifications,
+            (converted + baseline * baseline_verifications)
+            / (verifications + baseline_verifications) as pooled
+        from baselines
+    ) as rates
 ),
 
-destinations as (
+sends as (
     select
         b.cell,
-        v.number,
-        v.number - lag(v.number) over (partition by b.cell order by v.number) as step,
-        sum(v.attempts) as attempts,
-        sum(v.channel_spend) as channel_spend,
-        sum(v.channel_spend) filter (where not v.is_converted) as wasted_spend,
-        min(v.currency) as first_currency,
-        max(v.currency) as last_currency
+        v.attempts,
+        v.is_converted,
+        v.channel_spend,
+        v.currency,
+        try_cast(regexp_replace(v.destination, '[^0-9]', '', 'g') as bigint) as number
     from baselines as b
     inner join counted as v
         on
             b.created_date = v.created_date
             and b.country = v.country
             and b.destination_prefix = v.destination_prefix
-    group by b.cell, v.number
+),
+
+destinations as (
+    select
+        cell,
+        number,
+        number - lag(number) over (partition by cell order by number) as step,
+        sum(attempts) as attempts,
+        sum(channel_spend) as channel_spend,
+        sum(channel_spend) filter (where not is_converted) as wasted_spend,
+        min(currency) as first_currency,
+        max(currency) as last_currency
+    from sends
+    group by cell, number
 ),
 
 -- Numbers as a machine counts them up, perhaps leaving one out now and then.
@@ -183,8 +241,10 @@ sums as (
         sum(attempts) as attempts,
         sum(channel_spend) as channel_spend,
         coalesce(sum(wasted_spend), 0) as wasted_spend,
-        min(first_currency) as first_currency,
-        max(last_currency) as last_currency
+        case
+            when min(first_currency) = max(last_currency) then min(first_currency)
+            when count(first_currency) > 0 then 'mixed'
+        end as currency
     from stretch_sums
     group by cell
 )
@@ -200,16 +260,16 @@ select
     z.z_score,
     cast(t.distinct_destinations as bigint) as distinct_destinations,
     t.longest_number_run,
-    case when t.first_currency = t.last_currency then t.channel_spend end as channel_spend,
-    case when t.first_currency = t.last_currency then t.wasted_spend end as wasted_spend,
-    case when t.first_currency = t.last_currency then t.first_currency end as currency,
+    case when t.currency != 'mixed' then t.channel_spend end as channel_spend,
+    case when t.currency != 'mixed' then t.wasted_spend end as wasted_spend,
+    t.currency,
     ['few convert']
     || case
         when t.longest_number_run * 2 >= t.distinct_destinations then ['numbers in a row']
         else []
     end
     || case
-        when b.verifications * b.days_before >= 10 * b.verifications_before and b.days_before > 0
+        when b.verifications * b.days_before >= 10 * b.all_before and b.days_before > 0
             then ['sudden']
         else []
     end
@@ -232,20 +292,22 @@ comment on column pumping_suspects.country is 'Destination country.';
 comment on column pumping_suspects.destination_prefix is
 'The numbers without their last 4 digits.';
 comment on column pumping_suspects.verifications is
-'Mature verifications, but for those none of whose codes arrived.';
+'Mature verifications, but for those whose every attempt failed to be delivered.';
 comment on column pumping_suspects.converted is 'Of these, how many converted.';
 comment on column pumping_suspects.success_rate is 'converted / verifications.';
 comment on column pumping_suspects.baseline is
-'Rate of the rest of the country in the 28 days before; of the account where that is under 100.';
+'Rate of the rest of the country in the 28 days before, but at least half the account''s; the
+account''s where that is under 100 verifications. Prefixes that hardly convert are left out.';
 comment on column pumping_suspects.z_score is
-'Standard deviations of a binomial by which success_rate is below baseline.';
+'Standard deviations by which success_rate is below baseline: of two binomial rates, pooled.';
 comment on column pumping_suspects.distinct_destinations is 'How many numbers were sent to.';
 comment on column pumping_suspects.longest_number_run is
 'Most numbers in a row, of which each is at most 2 above the one before.';
 comment on column pumping_suspects.channel_spend is
-'Sum of the verifications'' known channel charges, in one currency; else null.';
+'Sum of the verifications'' known channel charges; null when they are in two currencies.';
 comment on column pumping_suspects.wasted_spend is
 'Of channel_spend, what verifications cost that did not convert.';
-comment on column pumping_suspects.currency is 'Currency of channel_spend and wasted_spend.';
+comment on column pumping_suspects.currency is
+'Currency of channel_spend and wasted_spend; mixed where there are two, null without a price.';
 comment on column pumping_suspects.reasons is
 'few convert; where so: numbers in a row, sudden (10 times a usual day), nobody asks again.';
