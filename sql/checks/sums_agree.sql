@@ -37,20 +37,6 @@ attempts_expected as (
     cross join settings as s
 ),
 
-of_attempts as (
-    select
-        count(*) as attempts,
-        count(*) filter (where is_mature) as mature_attempts,
-        count(*) filter (where is_mature and is_converted) as converted_attempts,
-        count(*) filter (where delivery_outcome = 'delivered') as delivered_attempts,
-        count(*) filter (where delivery_outcome = 'failed') as failed_attempts,
-        count(price) as priced,
-        sum(price) as channel_spend,
-        count(*) filter (where attempt_number = 1) as verifications,
-        count(*) filter (where is_converting_attempt) as conversions
-    from verification_attempts
-),
-
 of_verifications as (
     select
         sum(attempts) as attempts,
@@ -97,12 +83,6 @@ expected as (
 ),
 
 found as (
-    select
-        'verification_attempts' as view_name,
-        counted,
-        total
-    from of_attempts unpivot include nulls (total for counted in (columns(*)))
-    union all
     select
         'verifications' as view_name,
         counted,

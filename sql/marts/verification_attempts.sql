@@ -13,11 +13,7 @@ select
     coalesce(a.mcc, 'unknown') as mcc,
     coalesce(a.mnc, 'unknown') as mnc,
     coalesce(a.destination, 'unknown') as destination,
-    case
-        when contains(a.destination, '@')
-            then coalesce(nullif(lower(split_part(a.destination, '@', -1)), ''), 'unknown')
-        else coalesce(nullif(nullif(left(a.destination, -4), ''), '+'), 'unknown')
-    end as destination_prefix,
+    coalesce(a.destination_prefix, 'unknown') as destination_prefix,
     a.code_length,
     coalesce(a.conversion_status, 'unknown') as conversion_status,
     a.is_converted,

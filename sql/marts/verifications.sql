@@ -2,6 +2,7 @@ create or replace view verifications as
 with several as (
     select
         verification_sid,
+        arg_min(attempt_sid, attempt_number) as first_attempt_sid,
         count(*) as attempts,
         max(created_at) as last_attempt_at,
         list(coalesce(channel, 'unknown') order by attempt_number) as channels,
@@ -17,43 +18,46 @@ with several as (
 
 select
     a.verification_sid,
-    a.service_sid,
-    a.country,
-    a.destination,
-    a.destination_prefix,
+    coalesce(a.service_sid, 'unknown') as service_sid,
+    coalesce(a.country, 'unknown') as country,
+    coalesce(a.destination, 'unknown') as destination,
+    coalesce(a.destination_prefix, 'unknown') as destination_prefix,
     a.created_at as started_at,
     coalesce(s.last_attempt_at, a.created_at) as last_attempt_at,
     coalesce(s.attempts, 1) as attempts,
-    coalesce(s.channels, [a.channel]) as channels,
-    a.channel as first_channel,
-    coalesce(s.channels[-1], a.channel) as last_channel,
+    coalesce(s.channels, [coalesce(a.channel, 'unknown')]) as channels,
+    coalesce(a.channel, 'unknown') as first_channel,
+    coalesce(s.channels[-1], a.channel, 'unknown') as last_channel,
     case
         when s.attempts > 1 then s.channels[s.converted_attempt_number]
-        when a.is_converted then a.channel
+        when a.is_converted then coalesce(a.channel, 'unknown')
     end as converted_channel,
     case
         when s.attempts > 1 then s.converted_attempt_number
         when a.is_converted then 1
     end as converted_attempt_number,
-    a.is_verification_converted as is_converted,
-    a.is_verification_mature as is_mature,
+    case
+        when s.attempts > 1 then s.converted_attempt_number is not null
+        else a.is_converted
+    end as is_converted,
+    coalesce(s.read_age, a.read_age) >= c.code_validity as is_mature,
     coalesce(s.read_age, a.read_age) >= c.settled_after as is_settled,
-    coalesce(s.is_undelivered, a.delivery_outcome = 'failed') as is_undelivered,
+    coalesce(s.is_undelivered, a.receipt = 'failed', false) as is_undelivered,
     coalesce(len(list_distinct(s.channels)) > 1, false) as has_fallback,
-    coalesce(s.channels[s.converted_attempt_number] != a.channel, false) as is_rescued,
+    coalesce(s.channels[s.converted_attempt_number] != s.channels[1], false) as is_rescued,
     case
         when s.attempts is null then a.price
         when s.first_currency = s.last_currency then s.channel_spend
     end as channel_spend,
     case
-        when s.attempts is null and a.price is not null then a.currency
-        when s.first_currency = s.last_currency then s.first_currency
-        when s.first_currency is not null then 'mixed'
+        when s.attempts > 1 and s.first_currency != s.last_currency then 'mixed'
+        when s.attempts > 1 then s.first_currency
+        when a.price is not null then coalesce(a.currency, 'unknown')
     end as currency
-from verification_attempts as a
+from stg_attempts as a
 cross join settings as c
 left join several as s on a.verification_sid = s.verification_sid
-where a.attempt_number = 1;
+where s.attempts is null or a.attempt_sid = s.first_attempt_sid;
 
 comment on view verifications is
 'One row per verification: one person proving one destination, in up to five attempts.';
