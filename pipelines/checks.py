@@ -1,6 +1,7 @@
 """The checks of `sql/checks`: queries that return the rows that should not exist.
 
-A file's first line is its severity, its second what it means when there are rows:
+A file's first line is its severity, its second what it means when there are rows, and then there is
+one query:
 
     -- severity: fail
     -- An attempt is stored twice, and so counted twice.
@@ -10,17 +11,17 @@ A file's first line is its severity, its second what it means when there are row
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
-from pipelines.errors import Failure, first_line, masked, redact
+from pipelines.errors import Failure, advised, first_line, masked, redact
 from pipelines.progress import counted
+from pipelines.recovery import Connection, is_damage
 from pipelines.views import sql_folder
 
 FAIL, WARN = "fail", "warn"
@@ -57,30 +58,71 @@ def check_files() -> list[Path]:
     return sorted((sql_folder() / "checks").glob("*.sql"))
 
 
-def run_checks(execute: Callable[[str], Any], now: datetime) -> list[Answer]:
-    """Every check, by `execute`, which takes SQL and returns DuckDB's answer to the last statement.
+def run_checks(connection: Connection, now: datetime) -> list[Answer]:
+    """What every check finds at `now`, their variable of that name; none of them can write.
 
-    Personal data in the rows is blanked out. Raises Failure naming the file whose SQL fails.
+    Personal data in the rows is blanked out. Raises Failure naming the file that is no check.
     """
-    return [_answer(file, execute, now) for file in check_files()]
+    connection.execute(f"set timezone = 'UTC'; set variable now = timestamptz '{now.isoformat()}'")
+    return [_answer(file, connection) for file in check_files()]
 
 
-def _answer(file: Path, execute: Callable[[str], Any], now: datetime) -> Answer:
+def _answer(file: Path, connection: Connection) -> Answer:
+    try:
+        severity, meaning = _head(file, connection)
+        query = file.read_text(encoding="utf-8")
+        return Answer(file.stem, severity, meaning, *_found(query, connection))
+    except duckdb.OutOfMemoryException:
+        return Answer(file.stem, severity, "not run, memory does not suffice for it", None)
+    except OSError as error:
+        raise Failure(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Failure(f"{file}: it is not UTF-8") from error
+    except duckdb.Error as error:
+        if is_damage(error):
+            raise
+        raise Failure(f"{file}: {_why(error)}") from error
+
+
+def _head(file: Path, connection: Connection) -> tuple[str, str]:
+    """A check's severity and meaning. Raises Failure if the file is none."""
     text = file.read_text(encoding="utf-8")
     head = _HEAD.match(text)
     if head is None:
         raise Failure(f"{file}: begin it with '-- severity: fail' or warn, then what rows mean")
+    kinds = [statement.type for statement in connection.extract_statements(text)]
+    if kinds != [duckdb.StatementType.SELECT]:
+        raise Failure(f"{file}: below its two first lines there must be one query, no more")
+    return head[1], head[2]
+
+
+def _found(query: str, connection: Connection) -> tuple[int, tuple[str, ...]]:
+    """Threads halve the time, and need memory each: what it does not suffice for is done by one."""
     try:
-        answer = execute(f"set variable now = timestamptz '{now.isoformat()}'; {text}")
+        return _counted(query, connection)
+    except duckdb.OutOfMemoryException:
+        connection.execute("set threads = 1")
+        return _counted(query, connection)
+
+
+def _counted(query: str, connection: Connection) -> tuple[int, tuple[str, ...]]:
+    """How many rows, and the first of them."""
+    connection.execute("begin transaction read only")
+    try:
+        answer = connection.execute(query)
         names = [column[0] for column in answer.description]
         rows = answer.fetchmany(_SHOWN)
         count = len(rows) + sum(map(len, iter(lambda: answer.fetchmany(10_000), [])))
-    except duckdb.OutOfMemoryException:
-        return Answer(file.stem, head[1], "not run, memory does not suffice for it", None)
-    except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError) as error:
-        why = masked(first_line(error))
-        raise Failure(f"{file}: {why}; `make views` may help") from error
-    return Answer(file.stem, head[1], head[2], count, tuple(_shown(names, row) for row in rows))
+    finally:
+        with suppress(duckdb.Error):  # where it fails, what went before says why
+            connection.rollback()
+    return count, tuple(_shown(names, row) for row in rows)
+
+
+def _why(error: duckdb.Error) -> str:
+    missing = isinstance(error, (duckdb.CatalogException, duckdb.BinderException))
+    hint = " (if a view is older than the check, `make views` helps)" if missing else ""
+    return advised(masked(first_line(error))) + hint
 
 
 def _shown(names: list[str], row: tuple[object, ...]) -> str:

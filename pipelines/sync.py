@@ -82,9 +82,10 @@ def publish(warehouse: Warehouse, now: datetime) -> None:
         log.warning("check %s: %s", answer.verdict, answer)
     failed = [answer.name for answer in answers if answer.verdict == FAIL]
     if failed:
+        name, why = warehouse.published.name, ", ".join(failed)
+        held = "stays as it was" if warehouse.published.exists() else "is not published"
         raise Failure(
-            f"{warehouse.published.name} stays as it was, because of {', '.join(failed)}; what was "
-            "read is kept, `make check` shows the rows"
+            f"{name} {held}, because of {why}; what was read is kept, `make check` shows the rows"
         )
     warehouse.publish()
 

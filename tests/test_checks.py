@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,6 +29,22 @@ COUNTED = {
     "conversion_cost": "attempts priced price_pending unpriced channel_spend credited_conversions",
     "verifications": "attempts",
 }
+
+
+HEAD = "-- severity: warn\n-- Rows.\n"
+
+
+@pytest.fixture
+def own_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | bytes], Path]:
+    """Has `mine.sql`, with this text in it, be the only check."""
+
+    def written(text: str | bytes) -> Path:
+        mine = tmp_path / "mine.sql"
+        mine.write_bytes(text if isinstance(text, bytes) else text.encode())
+        monkeypatch.setattr(checks, "check_files", lambda: [mine])
+        return mine
+
+    return written
 
 
 def spoil(world: World, *statements: str) -> None:
@@ -174,17 +191,15 @@ def test_a_warning_is_said_and_published(configured: World, capsys: Capture) -> 
 
 
 def test_rows_are_shown_without_destinations_and_only_the_first(
-    configured: World, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    configured: World, capsys: Capture, own_check: Callable[[str | bytes], Path]
 ) -> None:
     configured.sync()
-    mine = tmp_path / "mine.sql"
-    mine.write_text(
+    own_check(
         "-- severity: warn\n-- Numbers.\nselect substr(destination, 2) as number,"
         " substr(destination, 2)::bigint as whole, [destination] as more,"
         " '57 300-123 4567' as spaced, 12_345_678 as amount, 1234567.5 as usd, date '2026-11-20'"
         " as on_day from stg_attempts where channel = 'sms' order by attempt_sid;\n"
     )
-    monkeypatch.setattr(checks, "check_files", lambda: [mine])
     assert main(["check"], now=NOW) == 0
     first, *rows, last = capsys.readouterr().out.splitlines()
     (there,) = configured.query("select count(*) as n from raw where channel = 'sms'")
@@ -197,39 +212,89 @@ def test_rows_are_shown_without_destinations_and_only_the_first(
     assert last == f"      … and {there['n'] - 20:,} more"
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("select 1", "begin it with '-- severity: fail' or warn"),
-        ("-- severity: fail\n-- Rows.\nselect a from nowhere", "nowhere does not exist"),
-        ("-- severity: warn\n-- Rows.\nselect '573001234567x'::int as a", "[redacted]x"),
-    ],
-)
-def test_a_check_that_makes_no_sense_is_named(
-    configured: World, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    text: str, told: str,
+NO_CHECKS: list[tuple[str | bytes, str]] = [
+    ("select 1", "begin it with '-- severity: fail' or warn"),
+    (f"{HEAD}select a from nowhere", "nowhere does not exist!"),
+    (f"{HEAD}select nobody from stg_attempts", "`make views` helps"),
+    (f"{HEAD}selec 1", "syntax error"),
+    (f"{HEAD}select '573001234567x'::int as a", "[redacted]x"),
+    (f"{HEAD}select error('no more')", "no more"),
+    (f"{HEAD}-- to do", "one query"),
+    (f"{HEAD}select 1; select 2 where false", "one query"),
+    (f"{HEAD}drop view daily_conversion", "one query"),
+    (f"{HEAD}delete from twilio_verify.attempts returning sid", "one query"),
+    (f"{HEAD}commit; drop view daily_conversion; select 1", "one query"),
+    (HEAD.encode() + b"select 'M\xe4rz'", "not UTF-8"),
+]
+
+
+def test_what_is_no_check_is_named_and_changes_nothing(
+    configured: World, capsys: Capture, own_check: Callable[[str | bytes], Path]
+) -> None:
+    """Where it could write as well: `views` and `sync` check in the file that they load into."""
+    configured.sync()
+    before = configured.query("select count(*) as n from daily_conversion")
+    for text, told in NO_CHECKS:
+        own_check(text)
+        for command in ("check", "views"):
+            assert main([command], now=NOW) == 1
+            line = capsys.readouterr().err
+            assert "mine.sql: " in line
+            assert told in line
+            assert line.count("\n") == 1
+    own_check(f"{HEAD}select 1 where false")
+    assert main(["views"], now=NOW) == 0
+    assert configured.query("select count(*) as n from daily_conversion") == before
+    assert configured.stored() == configured.truth()
+
+
+def test_a_query_that_would_write_cannot(
+    configured: World, capsys: Capture, own_check: Callable[[str | bytes], Path]
+) -> None:
+    configured.sync()
+    spoil(configured, "create sequence twilio_verify.counter")
+    own_check(f"{HEAD}select nextval('twilio_verify.counter')")
+    assert main(["views"], now=NOW) == 1
+    assert "mine.sql: " in capsys.readouterr().err
+
+
+def test_a_folder_is_no_check(configured: World, capsys: Capture, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     configured.sync()
-    (tmp_path / "mine.sql").write_text(text)
+    (tmp_path / "mine.sql").mkdir()
     monkeypatch.setattr(checks, "check_files", lambda: [tmp_path / "mine.sql"])
     assert main(["check"], now=NOW) == 1
-    line = capsys.readouterr().err
-    assert "mine.sql: " in line
-    assert told in line
-    assert line.count("\n") == 1
+    assert "mine.sql: Is a directory" in capsys.readouterr().err
 
 
 def test_a_check_for_which_memory_does_not_suffice_is_not_passed(
-    configured: World, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    configured: World, capsys: Capture, own_check: Callable[[str | bytes], Path]
 ) -> None:
     configured.sync()
-    (tmp_path / "mine.sql").write_text(
-        "-- severity: fail\n-- Rows.\nset memory_limit = '1MB'; select range from range(10000000)"
-        " group by range having count(*) > 1"
+    own_check("-- severity: fail\n-- Rows.\nselect list(range) as l from range(40_000_000)")
+    assert main(["views"], now=NOW) == 0
+    told = capsys.readouterr()
+    assert "check warn: mine: not run, memory does not suffice for it\n" in told.err
+    assert "published" in told.out
+
+
+def test_a_first_sync_that_a_check_holds_back_says_so(
+    configured: World, capsys: Capture, own_check: Callable[[str | bytes], Path]
+) -> None:
+    mine = own_check("-- severity: fail\n-- Rows.\nselect 1 as one")
+    assert main(["sync"], now=NOW) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "verify-sync: verify.duckdb is not published, because of mine; what was read is kept, "
+        "`make check` shows the rows"
     )
-    monkeypatch.setattr(checks, "check_files", lambda: [tmp_path / "mine.sql"])
-    assert main(["check"], now=NOW) == 0
-    assert capsys.readouterr().out == "warn  mine: not run, memory does not suffice for it\n"
+    assert main(["sql", "select 1"], now=NOW) == 1
+    assert "which makes it or says what is in the way" in capsys.readouterr().err
+    assert main(["check"], now=NOW) == 1
+    assert "fail  mine, 1 row: Rows.\n      one 1\n" in capsys.readouterr().out
+    mine.write_text(f"{HEAD}select 1 where false")
+    assert main(["sync"], now=NOW) == 0
+    assert configured.stored() == configured.truth()
 
 
 def test_before_the_first_sync_there_is_nothing_to_check(
