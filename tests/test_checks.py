@@ -15,7 +15,7 @@ from pipelines import checks
 from pipelines.__main__ import main
 from pipelines.checks import FAIL, WARN, check_files
 from pipelines.views import view_files
-from tests.conftest import NOW, Capture, World
+from tests.conftest import NOW, REPOSITORY, Capture, World
 
 # One that no sync reads again in the next hour.
 TWICE = """insert into twilio_verify.attempts
@@ -67,6 +67,7 @@ PLANTED = {
     ],
     "values_are_known": [f"update twilio_verify.attempts set channel = 'PIGEON' {FIRST}"],
     "prices_are_positive": [f"update twilio_verify.attempts set price__value = '-0.01' {FIRST}"],
+    "fees_add_up": ["update twilio_verify.attempts set price__currency = 'Eur'"],
     "no_new_gaps": [
         "update twilio_verify.windows_read set created_before = read_at - interval 40 day,"
         " created_after = read_at - interval 45 day, read_at = read_at - interval 20 day",
@@ -113,7 +114,7 @@ def test_each_check_finds_what_it_is_for_and_nothing_else(
     assert verdicts == expected
     assert code == (severity == FAIL)
     assert severity in (FAIL, WARN)
-    assert bool(re.fullmatch(r"(verify-sync: \d checks? of 8 failed\n)?", told.err))
+    assert bool(re.fullmatch(r"(verify-sync: \d checks? of 9 failed\n)?", told.err))
     assert bool(told.err) == code
     assert any(line.startswith("      ") for line in told.out.splitlines())
 
@@ -246,6 +247,21 @@ def test_what_is_no_check_is_named_and_changes_nothing(
     assert main(["views"], now=NOW) == 0
     assert configured.query("select count(*) as n from daily_conversion") == before
     assert configured.stored() == configured.truth()
+
+
+def test_the_check_of_the_readme_is_one(
+    configured: World, capsys: Capture, own_check: Callable[[str | bytes], Path]
+) -> None:
+    configured.sync()
+    (example,) = re.findall(
+        r"```text\n(-- severity.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL
+    )
+    own_check(example)
+    assert main(["check"], now=NOW) == 0
+    assert capsys.readouterr().out == "ok    mine\n"
+    own_check(example.replace("> 1000", "> 0").replace("warn", "fail"))
+    assert main(["check"], now=NOW) == 1
+    assert capsys.readouterr().out.startswith("fail  mine, 1,")
 
 
 def test_a_query_that_would_write_cannot(

@@ -248,6 +248,42 @@ def test_numbers_in_a_row_may_leave_one_out(suspects: Suspects) -> None:
     assert sorted(told) == [("+57398", 1, "sudden"), ("+57399", 20, "numbers in a row")]
 
 
+def test_what_was_not_delivered_is_part_of_an_attack(suspects: Suspects) -> None:
+    """It says nothing of the rate, but was sent to numbers, and paid for."""
+    attack = cell(9, "+57399", 40, 1)
+    for row in attack[1::2]:
+        row["channel_data"]["message_status"] = "undelivered"
+    again = {**attack[3], "sid": "VLagain", "date_created": "2026-10-10T01:00:00Z"}
+    columns = "verifications, converted, distinct_destinations, longest_number_run, channel_spend,"
+    columns += " wasted_spend, reasons"
+    few = ["few convert", "numbers in a row", "sudden"]
+    spend, wasted = Decimal("2.00"), Decimal("1.95")
+    assert suspects([*USUAL, *attack], columns) == [
+        (20, 1, 40, 40, spend, wasted, [*few, "nobody asks again"])
+    ]
+    assert suspects([*USUAL, *attack, again], columns) == [
+        (20, 1, 40, 40, Decimal("2.05"), Decimal("2.00"), few)
+    ]
+
+
+def test_undelivered_codes_do_not_make_a_suspect_of_a_tester(suspects: Suspects) -> None:
+    tester = cell(9, "+57399", 40, 0, numbers=1)
+    others = [{**row, "verification_sid": f"{row['sid']}-"} for row in cell(9, "+57399", 30, 0)]
+    for row in others:
+        row["sid"] += "-"
+        row["channel_data"]["message_status"] = "undelivered"
+    assert not suspects([*USUAL, *tester, *others], "*")
+
+
+def test_a_few_numbers_are_no_row(suspects: Suspects) -> None:
+    told = suspects(
+        [*USUAL, *cell(9, "+57399", 40, 0, numbers=4)],
+        "longest_number_run, reasons",
+        pumping=Pumping(destinations=1),
+    )
+    assert told == [(4, ["few convert", "sudden", "nobody asks again"])]
+
+
 def test_what_an_account_begins_with_is_not_sudden(suspects: Suspects) -> None:
     usual = [row for day in range(4) for row in cell(day, f"+5730{day}", 50, 40)]
     told = suspects(

@@ -17,6 +17,7 @@ from tests.conftest import Emptied
 from tests.given import Row, add, rows
 
 FEE = Decimal("0.05")
+NEARER_FIRST = (("channel", "country"), ("channel",), ())
 CODE_VALIDITY, SETTLED_AFTER = timedelta(minutes=10), timedelta(days=3)
 SECOND = timedelta(seconds=1)
 DELIVERED = ("delivered", "read", "completed")
@@ -175,6 +176,14 @@ def daily_conversion(attempts: list[Row]) -> list[tuple[Any, ...]]:
     return expected
 
 
+def mean_prices(attempts: list[Row], *dimensions: str) -> dict[tuple[Any, ...], Decimal]:
+    return {
+        key: sum(prices, Decimal()) / len(prices)
+        for key, cell in cells_of(attempts, *dimensions).items()
+        if (prices := [a["price"] for a in cell if a["price"] is not None])
+    }
+
+
 def conversion_cost(attempts: list[Row]) -> list[tuple[Any, ...]]:
     known = Counter(a["currency"] for a in attempts if a["price"] is not None)
     del known["unknown"]
@@ -182,11 +191,7 @@ def conversion_cost(attempts: list[Row]) -> list[tuple[Any, ...]]:
     for attempt in attempts:
         priced = attempt["price"] is not None
         attempt["row_currency"] = attempt["currency"] if priced else usual
-    means = {
-        key: sum(prices, Decimal()) / len(prices)
-        for key, cell in cells_of(attempts, "channel", "country", "row_currency").items()
-        if (prices := [a["price"] for a in cell if a["price"] is not None])
-    }
+    alike = [mean_prices(attempts, *names, "row_currency") for names in NEARER_FIRST]
     expected = []
     dimensions = ("date", "service_sid", "channel", "country", "row_currency")
     for key, cell in cells_of(attempts, *dimensions).items():
@@ -202,7 +207,12 @@ def conversion_cost(attempts: list[Row]) -> list[tuple[Any, ...]]:
         total = spend + FEE * credited if key[-1] == "USD" else None
         estimate = total
         if total is not None and pending:
-            mean = means.get(key[2:])
+            _, _, *where, currency = key
+            found = (
+                means.get((*where[:known], currency))
+                for means, known in zip(alike, (2, 1, 0), strict=True)
+            )
+            mean = next((mean for mean in found if mean is not None), None)
             estimate = total + pending * mean if mean is not None else None
         each = None if total is None or not credited else total / credited
         expected.append((

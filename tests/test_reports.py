@@ -159,7 +159,8 @@ def test_channel_fallback(database: duckdb.DuckDBPyConnection) -> None:
 
 
 def test_conversion_cost(database: duckdb.DuckDBPyConnection) -> None:
-    """Two currencies, a pending price at the mean of 0.04 and 0.06, one that never came."""
+    """Two currencies, pending prices at the mean of 0.04 and 0.06 (of the channel and country, or
+    as little is known: of the currency), one that never came."""
     given(
         database,
         *sends(1, "sms", converted=0, price={"value": "0.04", "currency": "usd"}),
@@ -170,12 +171,34 @@ def test_conversion_cost(database: duckdb.DuckDBPyConnection) -> None:
         *sends(6, "call", age=timedelta(hours=1), **FREE),
     )
     money = [Decimal(text) for text in ("0.1", "0.06", "0.1", "0.2", "0.25", "0.1")]
-    zero = Decimal(0)
+    zero, mean = Decimal(0), Decimal("0.05")
     query = "select * exclude (created_date, service_sid, country) from conversion_cost"
     assert rows(database, f"{query} order by channel, currency desc") == [
-        ("call", "USD", 1, 0, 1, 0, zero, zero, 0, zero, zero, None, None),
+        ("call", "USD", 1, 0, 1, 0, zero, zero, 0, zero, zero, mean, None),
         ("sms", "USD", 4, 2, 1, 1, money[0], money[1], 2, money[2], money[3], money[4], money[5]),
         ("sms", "EUR", 1, 1, 0, 0, money[0], zero, 1, Decimal("0.05"), None, None, None),
+    ]
+
+
+def test_a_pending_price_is_estimated_by_the_nearest_that_are_known(
+    database: duckdb.DuckDBPyConnection,
+) -> None:
+    """So that no sum of estimates is below that of what is known."""
+    pending, elsewhere = {"age": timedelta(hours=1), **FREE}, {"data": {"country": "US"}}
+    given(
+        database,
+        *sends(1, "sms", price={"value": "0.04", "currency": "USD"}),
+        *sends(2, "call", price={"value": "0.20", "currency": "USD"}),
+        *sends(3, "sms", **pending),
+        *sends(4, "sms", **pending, **elsewhere),
+        *sends(5, "email", **pending),
+    )
+    query = "select channel, country, total_cost_estimate from conversion_cost order by all"
+    assert rows(database, query) == [
+        ("call", "CO", Decimal("0.2")),
+        ("email", "CO", Decimal("0.12")),
+        ("sms", "CO", Decimal("0.08")),
+        ("sms", "US", Decimal("0.04")),
     ]
 
 

@@ -67,12 +67,18 @@ costs as (
                 then c.channel_spend + c.credited_conversions * s.verification_fee
         end as total_cost,
         cast(
-            sum(c.channel_spend) over cells / nullif(sum(c.priced) over cells, 0)
-            as decimal(18, 6)
+            coalesce(
+                sum(c.channel_spend) over alike / nullif(sum(c.priced) over alike, 0),
+                sum(c.channel_spend) over channels / nullif(sum(c.priced) over channels, 0),
+                sum(c.channel_spend) over currencies / nullif(sum(c.priced) over currencies, 0)
+            ) as decimal(18, 6)
         ) as mean_price
     from cells as c
     cross join settings as s
-    window cells as (partition by c.channel, c.country, c.currency)
+    window
+        alike as (partition by c.channel, c.country, c.currency),
+        channels as (partition by c.channel, c.currency),
+        currencies as (partition by c.currency)
 )
 
 select
@@ -106,11 +112,12 @@ comment on column conversion_cost.country is 'Destination country; unknown for e
 comment on column conversion_cost.currency is
 'Currency of the row; attempts without a price are in the account''s most frequent one.';
 comment on column conversion_cost.attempts is 'All attempts, mature or not.';
-comment on column conversion_cost.priced is 'Attempts whose price is known.';
+comment on column conversion_cost.priced is
+'Attempts whose price is known. Compare costs only where nearly all are: unknown ones count as 0.';
 comment on column conversion_cost.price_pending is
 'Attempts whose price is not known yet: not settled.';
 comment on column conversion_cost.unpriced is 'Settled attempts that never got a price.';
-comment on column conversion_cost.channel_spend is 'Sum of the known prices.';
+comment on column conversion_cost.channel_spend is 'Sum of the known prices; 0 without any.';
 comment on column conversion_cost.wasted_spend is
 'Of channel_spend, what mature verifications cost that never converted.';
 comment on column conversion_cost.credited_conversions is
@@ -120,6 +127,7 @@ comment on column conversion_cost.verification_fees is
 comment on column conversion_cost.total_cost is
 'channel_spend + verification_fees; null where the row is not in settings.fee_currency.';
 comment on column conversion_cost.total_cost_estimate is
-'total_cost with pending prices at the mean of the channel and country; null without a mean.';
+'total_cost with each pending price at the mean of its channel and country; without one of the
+channel; without that of the currency.';
 comment on column conversion_cost.cost_per_conversion is
 'total_cost / credited_conversions; null without either.';

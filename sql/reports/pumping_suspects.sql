@@ -1,12 +1,12 @@
 create or replace view pumping_suspects as
--- A verification none of whose codes arrived says nothing: an outage is not an attack.
-with counted as (
+with sends as (
     select
         v.country,
         v.destination,
         v.destination_prefix,
         v.attempts,
         v.is_converted,
+        v.is_undelivered,
         v.channel_spend,
         v.currency,
         cast(timezone(s.timezone, v.started_at) as date) as created_date
@@ -14,11 +14,12 @@ with counted as (
     cross join settings as s
     where
         v.is_mature
-        and not v.is_undelivered
         and not contains(v.destination, '@')
         and v.destination_prefix != 'unknown'
 ),
 
+-- A verification none of whose codes arrived says nothing of who asked for it: an outage is not an
+-- attack. It does belong to an attack, and may have been paid for.
 cells as (
     select
         created_date,
@@ -26,7 +27,8 @@ cells as (
         destination_prefix,
         count(*) as verifications,
         count(*) filter (where is_converted) as converted
-    from counted
+    from sends
+    where not is_undelivered
     group by created_date, country, destination_prefix
 ),
 
@@ -174,16 +176,17 @@ scores as (
     ) as rates
 ),
 
-sends as (
+of_cell as (
     select
         b.cell,
         v.attempts,
         v.is_converted,
+        v.is_undelivered,
         v.channel_spend,
         v.currency,
         try_cast(regexp_replace(v.destination, '[^0-9]', '', 'g') as bigint) as number
     from baselines as b
-    inner join counted as v
+    inner join sends as v
         on
             b.created_date = v.created_date
             and b.country = v.country
@@ -195,12 +198,14 @@ destinations as (
         cell,
         number,
         number - lag(number) over (partition by cell order by number) as step,
+        bool_or(not is_undelivered) as is_reached,
+        count(*) as verifications,
         sum(attempts) as attempts,
         sum(channel_spend) as channel_spend,
         sum(channel_spend) filter (where not is_converted) as wasted_spend,
         min(currency) as first_currency,
         max(currency) as last_currency
-    from sends
+    from of_cell
     group by cell, number
 ),
 
@@ -208,6 +213,8 @@ destinations as (
 stretches as (
     select
         cell,
+        is_reached,
+        verifications,
         attempts,
         channel_spend,
         wasted_spend,
@@ -224,6 +231,8 @@ stretch_sums as (
     select
         cell,
         count(*) as destinations,
+        count(*) filter (where is_reached) as reached,
+        sum(verifications) as verifications,
         sum(attempts) as attempts,
         sum(channel_spend) as channel_spend,
         sum(wasted_spend) as wasted_spend,
@@ -237,7 +246,9 @@ sums as (
     select
         cell,
         sum(destinations) as distinct_destinations,
+        sum(reached) as reached,
         max(destinations) as longest_number_run,
+        sum(verifications) as verifications,
         sum(attempts) as attempts,
         sum(channel_spend) as channel_spend,
         coalesce(sum(wasted_spend), 0) as wasted_spend,
@@ -265,7 +276,8 @@ select
     t.currency,
     ['few convert']
     || case
-        when t.longest_number_run * 2 >= t.distinct_destinations then ['numbers in a row']
+        when t.longest_number_run >= 5 and t.longest_number_run * 2 >= t.distinct_destinations
+            then ['numbers in a row']
         else []
     end
     || case
@@ -273,7 +285,7 @@ select
             then ['sudden']
         else []
     end
-    || case when t.attempts = b.verifications then ['nobody asks again'] else [] end
+    || case when t.attempts = t.verifications then ['nobody asks again'] else [] end
         as reasons
 from baselines as b
 cross join settings as s
@@ -282,7 +294,7 @@ inner join sums as t on b.cell = t.cell
 where
     b.success_rate < b.baseline * s.pumping_rate
     and z.z_score >= s.pumping_z_score
-    and t.distinct_destinations >= s.pumping_destinations;
+    and t.reached >= s.pumping_destinations;
 
 comment on view pumping_suspects is
 'One row per day, country and number prefix that hardly converts: SMS pumping, most likely.';
@@ -292,22 +304,26 @@ comment on column pumping_suspects.country is 'Destination country.';
 comment on column pumping_suspects.destination_prefix is
 'The numbers without their last 4 digits.';
 comment on column pumping_suspects.verifications is
-'Mature verifications, but for those whose every attempt failed to be delivered.';
+'Mature verifications, but for those whose every attempt failed to be delivered: an outage is no
+attack.';
 comment on column pumping_suspects.converted is 'Of these, how many converted.';
 comment on column pumping_suspects.success_rate is 'converted / verifications.';
 comment on column pumping_suspects.baseline is
-'Rate of the rest of the country in the 28 days before, but at least half the account''s; the
-account''s where that is under 100 verifications. Prefixes that hardly convert are left out.';
+'What success_rate usually is: that of the rest of the country in the 28 days before, but at least
+half the account''s; the account''s where the country has under 100 verifications. Prefixes that
+hardly convert are left out.';
 comment on column pumping_suspects.z_score is
 'Standard deviations by which success_rate is below baseline: of two binomial rates, pooled.';
-comment on column pumping_suspects.distinct_destinations is 'How many numbers were sent to.';
+comment on column pumping_suspects.distinct_destinations is
+'How many numbers were sent to, delivered or not.';
 comment on column pumping_suspects.longest_number_run is
-'Most numbers in a row, of which each is at most 2 above the one before.';
+'Most of these numbers in a row, of which each is at most 2 above the one before.';
 comment on column pumping_suspects.channel_spend is
-'Sum of the verifications'' known channel charges; null when they are in two currencies.';
+'Sum of the known channel charges, delivered or not; null when they are in two currencies.';
 comment on column pumping_suspects.wasted_spend is
 'Of channel_spend, what verifications cost that did not convert.';
 comment on column pumping_suspects.currency is
 'Currency of channel_spend and wasted_spend; mixed where there are two, null without a price.';
 comment on column pumping_suspects.reasons is
-'few convert; where so: numbers in a row, sudden (10 times a usual day), nobody asks again.';
+'few convert; where so: numbers in a row (a run of half the numbers, and of 5), sudden (10 times
+the prefix''s usual day), nobody asks again (not one second attempt).';
