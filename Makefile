@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# As it was typed: a $ of SQL is none of make's.
+override QUERY := $(value QUERY)
 export QUERY
 
 .DEFAULT_GOAL := help

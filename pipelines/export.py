@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from pipelines.errors import Failure, advised, first_line
+from pipelines.errors import Failure, Misuse, advised, first_line
 from pipelines.recovery import SCHEMA, quoted
 from pipelines.source import TABLES
 
@@ -31,6 +31,8 @@ def export(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Path]:
     Each replaces an older one of its name when it is complete. Lengths of time become seconds,
     because few readers know Parquet's own. Raises Failure if the folder cannot be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise Misuse(f"{folder} is a file: give a folder, which is made if it is not there")
     written = []
     relations = connection.execute(_RELATIONS, [["attempts", *TABLES]]).fetchall()
     try:
@@ -40,7 +42,8 @@ def export(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Path]:
             _write(connection, schema, name, target)
             written.append(target)
     except OSError as error:
-        raise Failure(f"{folder}: {advised(error.strerror or str(error))}") from error
+        where = error.filename or folder
+        raise Failure(f"{where}: {advised(error.strerror or str(error))}") from error
     except duckdb.Error as error:
         raise Failure(f"{folder}: {advised(first_line(error))}") from error
     return written

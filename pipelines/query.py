@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -20,6 +20,7 @@ from pipelines.errors import Failure, Misuse
 FORMATS = ("table", "csv", "json")
 _SHELLS = (("duckdb", "-readonly"), ("harlequin", "--read-only"))  # used when installed
 _ROWS = 200  # a table shows no more; csv and json show everything
+_WIDE = 100_000  # characters: away from a terminal no column is left out
 
 
 def open_published(published: Path) -> duckdb.DuckDBPyConnection:
@@ -104,7 +105,7 @@ def _bare(statement: str) -> str:
 
 def _print_table(answer: duckdb.DuckDBPyRelation | None) -> None:
     if answer is not None:
-        width = shutil.get_terminal_size((200, 24)).columns
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE
         answer.show(max_rows=_ROWS, max_width=width)
 
 
@@ -114,7 +115,7 @@ def _print_csv(names: list[str], rows: Iterator[tuple[object, ...]]) -> None:
     for row in rows:
         writer.writerow(
             json.dumps(value, default=_json_value)
-            if isinstance(value, (bool, list, dict))
+            if isinstance(value, (bool, list, dict, timedelta))
             else value
             for value in row
         )
@@ -133,7 +134,10 @@ def _is_no_number(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _json_value(value: object) -> str:
+def _json_value(value: object) -> str | float:
+    """Lengths of time in seconds, as `export` has them."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     return value.isoformat() if isinstance(value, (date, datetime)) else str(value)
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import dlt
 import duckdb
+import tomlkit
+from dlt.common.configuration.providers.doc import BaseDocProvider
 from dlt.common.configuration.providers.toml import TomlProviderReadException
 
 from pipelines.client import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE, TIMEOUT
@@ -96,8 +100,7 @@ def load_settings() -> Settings:
 
 
 def _settings(project: Path) -> Settings:
-    for section, known in _KNOWN.items():
-        _refuse_unknown(section, known)
+    _refuse_unknown()
     fee = _read(_WAREHOUSE, "verification_fee", str, "0.05")
     per_minute = _whole("requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000)
     return Settings(
@@ -161,7 +164,9 @@ def _read(section: str, name: str, kind: type[T], default: T | None) -> Any:
     try:
         value = dlt.config.get(f"{section}.{name}", kind)
     except ValueError:
-        raise Misuse(f"{section}.{name}: not {_KINDS.get(kind, kind.__name__)}") from None
+        given: Any = dlt.config.get(f"{section}.{name}")
+        what = _KINDS.get(kind, kind.__name__)
+        raise Misuse(f"{section}.{name}: '{given}' is not {what}") from None
     if value == "":
         raise Misuse(f"{section}.{name}: empty; leave it out for its default")
     return default if value is None else value
@@ -252,23 +257,47 @@ _MEANT = {
     _API: re.compile("SOURCES_+TWILIO_+VERIFY_+", re.IGNORECASE),
     _WAREHOUSE: re.compile("WAREHOUSE__", re.IGNORECASE),
 }
+# What a section that is meant for us may be written like. Others are dlt's, or other pipelines'.
+_ALIKE = {_API: _API, "twilio_verify": _API, _WAREHOUSE: _WAREHOUSE}
 
 
-def _refuse_unknown(section: str, known: set[str]) -> None:
-    """A filter with a misspelt name would silently read everything."""
-    prefix = section.replace(".", "__").upper() + "__"
-    given = [
-        name
-        for name in os.environ
-        if _MEANT[section].match(name)
-        and name not in {prefix + setting.upper() for setting in known}
+def _refuse_unknown() -> None:
+    """A filter with a misspelt name, or in a misspelt section, would silently read everything."""
+    files = [
+        tomlkit.parse(provider.to_toml()).unwrap()
+        for provider in dlt.config.config_providers
+        if isinstance(provider, BaseDocProvider)
     ]
-    table: Any = dlt.config.get(section)  # or somebody else's variable WAREHOUSE
-    if isinstance(table, dict):
-        given += [f"{section}.{name}" for name in table if name not in known]
-    if given:
-        names = ", ".join(sorted(known - {"status"}))
-        raise Misuse(
-            f"{given[0]}: no such setting; in [{section}], or in the environment after {prefix}, "
-            f"there are {names}"
-        )
+    for section, known in _KNOWN.items():
+        prefix = section.replace(".", "__").upper() + "__"
+        variables = {prefix + name.upper() for name in known}
+        given = [v for v in os.environ if _MEANT[section].match(v) and v not in variables]
+        for file in files:
+            given += [f"{section}.{name}" for name in _table(file, section) if name not in known]
+        if given:
+            names = ", ".join(sorted(known - {"status"}))
+            raise Misuse(
+                f"{given[0]}: no such setting; in [{section}], or in the environment after "
+                f"{prefix}, there are {names}"
+            )
+    of_files = {section: f"[{section}]" for file in files for section in _sections(file)}
+    of_variables = {v.lower().rpartition("__")[0].replace("__", "."): v for v in os.environ}
+    for section, name in {**of_variables, **of_files}.items():
+        alike = get_close_matches(section, _ALIKE, 1, 0.85)
+        if alike and section not in _KNOWN:
+            raise Misuse(f"{name}: no such section; [{_ALIKE[alike[0]]}] must be meant")
+
+
+def _sections(file: dict[str, Any]) -> Iterator[str]:
+    """The names of its tables and of those in them."""
+    for name, table in file.items():
+        if isinstance(table, dict):
+            yield name
+            yield from (f"{name}.{inner}" for inner, of in table.items() if isinstance(of, dict))
+
+
+def _table(file: dict[str, Any], section: str) -> dict[str, Any]:
+    table: Any = file
+    for name in section.split("."):
+        table = table.get(name) if isinstance(table, dict) else None
+    return table if isinstance(table, dict) else {}

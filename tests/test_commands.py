@@ -55,7 +55,7 @@ def test_sync_without_credentials_names_them_and_the_demo(
         ("WAREHOUSE__TIMEZONE", "posixrules", "timezone"),  # Python knows it, DuckDB does not
         ("WAREHOUSE__PUMPING_VERIFICATIONS", "0", "pumping_verifications"),
         ("WAREHOUSE__PUMPING_RATE", "1.5", "pumping_rate"),
-        ("WAREHOUSE__PUMPING_Z_SCORE", "many", "pumping_z_score: not a number"),
+        ("WAREHOUSE__PUMPING_Z_SCORE", "many", "pumping_z_score: 'many' is not a number"),
         ("WAREHOUSE__FEE_CURRENCY", "dollars", "fee_currency"),
         ("WAREHOUSE__VERIFICATION_FEE", "free", "verification_fee"),
         ("WAREHOUSE__VERIFICATION_FEE", "nan", "verification_fee"),
@@ -254,17 +254,45 @@ def test_a_variable_of_somebody_elses_is_no_setting(
     assert main(["list"], now=NOW) == 0
 
 
-def test_a_misspelt_filter_in_the_configuration_file_is_told(tmp_path: Path) -> None:
-    """It would silently read everything."""
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[sources.twilio_verify]\ncoutry = "CO"\n', "sources.twilio_verify.coutry: no such"),
+        ('[sources.twilio_verfiy]\ncountry = "CO"\n', "[sources.twilio_verfiy]: no such section"),
+        ('[twilio_verify]\ncountry = "CO"\n', "[sources.twilio_verify] must be meant"),
+        ('[source.twilio_verify]\ncountry = "CO"\n', "[source.twilio_verify]: no such section"),
+        ('[warehous]\ndir = "w"\n', "[warehouse] must be meant"),
+        ("[warehouse]\npumping_z_score = 'high'\n", "'high' is not a number"),
+        ("[sources.twilio]\na = 1\n[destination.duckdb]\nb = 2\n[load]\nworkers = 1\n", ""),
+    ],
+)
+def test_what_is_misspelt_in_the_configuration_file_is_told(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    """A filter would silently read everything. Beside it there is a file of secrets."""
     (tmp_path / ".dlt").mkdir()
-    text = '[sources.twilio_verify]\ncoutry = "CO"\n'
     (tmp_path / ".dlt" / "config.toml").write_text(text)
-    told = subprocess.run(
-        [sys.executable, "-m", "pipelines", "sync"],
+    secrets = f"account_sid = 'AC{1:032}'\nauth_token = '{2:032}'\n"
+    (tmp_path / ".dlt" / "secrets.toml").write_text(f"[sources.twilio_verify]\n{secrets}")
+    run = subprocess.run(
+        [sys.executable, "-m", "pipelines", "check"],
         env={**os.environ, "DLT_PROJECT_DIR": str(tmp_path)},
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (told.returncode, "sources.twilio_verify.coutry" in told.stderr) == (2, True)
+    assert run.returncode == (2 if told else 1)
+    assert (told or "run `make sync` first") in run.stderr
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "variable", ["SOURCES__TWILIO_VERFIY__TO", "TWILIO_VERIFY__TO", "WAREHOUS__DIR"]
+)
+def test_a_misspelt_section_in_the_environment_is_told(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "+573003003030")
+    code, line = refused(capsys, "sync")
+    assert (code, f"{variable}: no such section" in line, "3003030" in line) == (2, True, False)
 
 
 def test_a_dry_run_says_what_the_summary_cannot(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -49,6 +50,11 @@ def test_json_says_nothing_that_json_cannot(configured: World, capfd: Capture) -
     assert json.loads(capfd.readouterr().out) == [{"n": None, "list": [1, 2], "yes": True}]
     main(["sql", "select true as yes, {'a': 'b'} as pair", "--format", "csv"])
     assert list(csv.reader(io.StringIO(capfd.readouterr().out)))[1] == ["true", '{"a": "b"}']
+    ages = "select interval '1 hour' as age, [interval '500 ms'] as ages, null::interval as none"
+    main(["sql", ages, "--format", "json"])
+    assert json.loads(capfd.readouterr().out) == [{"age": 3600, "ages": [0.5], "none": None}]
+    main(["sql", ages, "--format", "csv"])
+    assert capfd.readouterr().out == "age,ages,none\n3600.0,[0.5],\n"
     assert main(["sql", "select 1 as a, 2 as a", "--format", "json"]) == 2
 
 
@@ -67,6 +73,28 @@ def test_every_statement_of_standard_input_is_answered(configured: World, style:
         assert text in told.stdout
     assert "verify>" not in told.stdout
     assert ("┌" in told.stdout) == (style == "table")
+
+
+def test_a_table_in_a_file_has_every_column(configured: World, capfd: Capture) -> None:
+    main(["sync"], now=NOW)
+    names = configured.query(
+        "select column_name as name from duckdb_columns() where table_name = 'pumping_suspects'"
+    )
+    capfd.readouterr()
+    assert main(["sql", "from pumping_suspects"]) == 0
+    told = capfd.readouterr().out
+    assert all(column["name"] in told for column in names)
+
+
+def test_make_leaves_a_query_as_it_was_typed() -> None:
+    query = "select 'a' ~ '^a$', $(nothing), $$b$$, \"c\" -- # d"
+    show = ["make", "-s", "--eval", "show: ; @printenv QUERY", "show"]
+    for given, environment in ([f"QUERY={query}"], {}), ([], {"QUERY": query}):
+        told = subprocess.run(
+            [*show, *given], cwd=REPOSITORY, env={**os.environ, **environment},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert told.stdout == f"{query}\n"
 
 
 def test_several_statements_in_one_query(configured: World, capfd: Capture) -> None:

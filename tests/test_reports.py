@@ -234,11 +234,11 @@ def test_unsettled_attempts_count_ages_from_the_newest_read(
             )
         ),
     )  # fmt: skip
-    assert rows(database, "from unsettled_attempts order by attempts desc, age_bucket") == [
-        ("sms", "CO", "under 1 h", 2, 1, 1),
-        ("sms", "CO", "1 d to 3 d", 1, 0, 0),
-        ("sms", "CO", "1 h to 1 d", 1, 0, 1),
-        ("sms", "CO", "over 3 d", 1, 1, 0),
+    assert rows(database, "from unsettled_attempts order by age_bucket") == [
+        ("sms", "CO", "0 to 1 h", 2, 1, 1),
+        ("sms", "CO", "1 to 24 h", 1, 0, 1),
+        ("sms", "CO", "24 to 72 h", 1, 0, 0),
+        ("sms", "CO", "72 h or more", 1, 1, 0),
     ]
 
 

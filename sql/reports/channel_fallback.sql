@@ -77,6 +77,6 @@ comment on column channel_fallback.first_channel is 'Channel of the first attemp
 comment on column channel_fallback.next_channel is 'The first other channel that was tried.';
 comment on column channel_fallback.verifications is 'Mature verifications that moved on so.';
 comment on column channel_fallback.converted is
-'Of these, how many converted on exactly next_channel.';
+'Of these, how many converted on exactly next_channel, not on a third one.';
 comment on column channel_fallback.rescue_rate is
 'converted / verifications: an upper bound, as any of the codes may be typed.';

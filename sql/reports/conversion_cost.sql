@@ -127,7 +127,7 @@ comment on column conversion_cost.verification_fees is
 comment on column conversion_cost.total_cost is
 'channel_spend + verification_fees; null where the row is not in settings.fee_currency.';
 comment on column conversion_cost.total_cost_estimate is
-'total_cost with each pending price at the mean of its channel and country; without one of the
-channel; without that of the currency.';
+'total_cost with each pending price at the mean of its channel and country; without one of '
+'the channel; without that of the currency.';
 comment on column conversion_cost.cost_per_conversion is
 'total_cost / credited_conversions; null without either.';

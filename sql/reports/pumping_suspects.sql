@@ -304,14 +304,14 @@ comment on column pumping_suspects.country is 'Destination country.';
 comment on column pumping_suspects.destination_prefix is
 'The numbers without their last 4 digits.';
 comment on column pumping_suspects.verifications is
-'Mature verifications, but for those whose every attempt failed to be delivered: an outage is no
-attack.';
+'Mature verifications, but for those whose every attempt failed to be delivered: an outage '
+'is no attack.';
 comment on column pumping_suspects.converted is 'Of these, how many converted.';
 comment on column pumping_suspects.success_rate is 'converted / verifications.';
 comment on column pumping_suspects.baseline is
-'What success_rate usually is: that of the rest of the country in the 28 days before, but at least
-half the account''s; the account''s where the country has under 100 verifications. Prefixes that
-hardly convert are left out.';
+'What success_rate usually is: that of the rest of the country in the 28 days before, but at '
+'least half the account''s; the account''s where the country has under 100 verifications. '
+'Prefixes that hardly convert are left out.';
 comment on column pumping_suspects.z_score is
 'Standard deviations by which success_rate is below baseline: of two binomial rates, pooled.';
 comment on column pumping_suspects.distinct_destinations is
@@ -325,5 +325,5 @@ comment on column pumping_suspects.wasted_spend is
 comment on column pumping_suspects.currency is
 'Currency of channel_spend and wasted_spend; mixed where there are two, null without a price.';
 comment on column pumping_suspects.reasons is
-'few convert; where so: numbers in a row (a run of half the numbers, and of 5), sudden (10 times
-the prefix''s usual day), nobody asks again (not one second attempt).';
+'few convert; where so: numbers in a row (a run of half the numbers, and of 5), sudden (10 '
+'times the prefix''s usual day), nobody asks again (not one second attempt).';

@@ -20,10 +20,10 @@ select
     channel,
     country,
     case
-        when hours < 1 then 'under 1 h'
-        when hours < 24 then '1 h to 1 d'
-        when hours < 72 then '1 d to 3 d'
-        else 'over 3 d'
+        when hours < 1 then '0 to 1 h'
+        when hours < 24 then '1 to 24 h'
+        when hours < 72 then '24 to 72 h'
+        else '72 h or more'
     end as age_bucket,
     count(*) as attempts,
     count(*) filter (where price is null) as without_price,
@@ -36,7 +36,7 @@ comment on view unsettled_attempts is
 comment on column unsettled_attempts.channel is 'Channel of the attempts.';
 comment on column unsettled_attempts.country is 'Destination country; unknown for e-mail.';
 comment on column unsettled_attempts.age_bucket is
-'Age at the newest read: under 1 h, 1 h to 1 d, 1 d to 3 d, over 3 d (due to be read again).';
+'Age at the newest read: 0 to 1 h, 1 to 24 h, 24 to 72 h, 72 h or more (due to be read again).';
 comment on column unsettled_attempts.attempts is 'Attempts that are not settled.';
 comment on column unsettled_attempts.without_price is 'Of these, how many have no price yet.';
 comment on column unsettled_attempts.without_receipt is
