@@ -16,6 +16,8 @@ select
     case
         when contains(channel_data__to, '@')
             then nullif(lower(split_part(channel_data__to, '@', -1)), '')
+        -- As below, but DuckDB asks it once a distinct number: a quarter of pumping_suspects.
+        when length(channel_data__to) > 5 then left(channel_data__to, -4)
         else nullif(nullif(left(channel_data__to, -4), ''), '+')
     end as destination_prefix,
     lower(nullif(conversion_status, '')) as conversion_status,
