@@ -69,8 +69,7 @@ def run_checks(connection: Connection, now: datetime) -> list[Answer]:
 
 def _answer(file: Path, connection: Connection) -> Answer:
     try:
-        severity, meaning = _head(file, connection)
-        query = file.read_text(encoding="utf-8")
+        severity, meaning, query = _read(file, connection)
         return Answer(file.stem, severity, meaning, *_found(query, connection))
     except duckdb.OutOfMemoryException:
         return Answer(file.stem, severity, "not run, memory does not suffice for it", None)
@@ -84,8 +83,8 @@ def _answer(file: Path, connection: Connection) -> Answer:
         raise Failure(f"{file}: {_why(error)}") from error
 
 
-def _head(file: Path, connection: Connection) -> tuple[str, str]:
-    """A check's severity and meaning. Raises Failure if the file is none."""
+def _read(file: Path, connection: Connection) -> tuple[str, str, str]:
+    """A check's severity, meaning and query. Raises Failure if the file is none."""
     text = file.read_text(encoding="utf-8")
     head = _HEAD.match(text)
     if head is None:
@@ -93,7 +92,7 @@ def _head(file: Path, connection: Connection) -> tuple[str, str]:
     kinds = [statement.type for statement in connection.extract_statements(text)]
     if kinds != [duckdb.StatementType.SELECT]:
         raise Failure(f"{file}: below its two first lines there must be one query, no more")
-    return head[1], head[2]
+    return head[1], head[2], text
 
 
 def _found(query: str, connection: Connection) -> tuple[int, tuple[str, ...]]:

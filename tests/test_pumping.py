@@ -212,6 +212,39 @@ def test_attacks_do_not_hide_each_other(
     assert [*told.values()] == [prefixes] * 10
 
 
+def month(country: str, prefixes: list[str], verifications: int, converted: int) -> list[Row]:
+    return [
+        row
+        for day in range(28)
+        for prefix in prefixes
+        for row in cell(day, prefix, verifications, converted, country=country)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "here"), [((50, 30), (50, 10)), ((40, 35), (50, 12)), ((50, 30), (50, 8))]
+)
+def test_a_country_in_which_few_convert_is_no_attack(
+    suspects: Suspects, elsewhere: tuple[int, int], here: tuple[int, int]
+) -> None:
+    """Most of it is what an attack looks like, day after day: that is how it is there. (On its
+    first day nobody can know.) But an attack is one even so, there and elsewhere."""
+    rows = month("DE", [f"+4930{n}" for n in range(5)], *elsewhere)
+    rows += month("NG", [f"+23480{n}" for n in range(3)], *here)
+    assert {found for (found,) in suspects(rows, "created_date")} == {date(2026, 10, 1)}
+    attacks = {("DE", "+49399"), ("NG", "+23499"), ("PK", "+92300")}
+    for country, prefix in attacks:
+        rows += cell(20, prefix, 400, 0, country=country)
+    assert {*suspects(rows, "country, destination_prefix")[3:]} == attacks
+
+
+def test_an_account_in_which_few_convert_can_be_attacked(suspects: Suspects) -> None:
+    rows = month("DE", [f"+4930{n}" for n in range(5)], 50, 12)
+    assert not suspects(rows, "*")
+    rows += cell(20, "+49399", 400, 0, country="DE")
+    assert suspects(rows, "destination_prefix, baseline") == [("+49399", pytest.approx(0.24))]
+
+
 @pytest.mark.parametrize(("of", "beside"), [((20, 9), 1), ((40, 19), 3)])
 def test_few_others_make_no_baseline(suspects: Suspects, of: tuple[int, int], beside: int) -> None:
     """All of them converted, but that might be chance."""
@@ -246,6 +279,13 @@ def test_numbers_in_a_row_may_leave_one_out(suspects: Suspects) -> None:
     near, far = cell(9, "+57399", 20, 0, step=2), cell(9, "+57398", 20, 0, step=3)
     told = suspects([*USUAL, *near, *far], "destination_prefix, longest_number_run, reasons[2]")
     assert sorted(told) == [("+57398", 1, "sudden"), ("+57399", 20, "numbers in a row")]
+
+
+def test_an_attack_is_sudden_on_its_second_day_too(suspects: Suspects) -> None:
+    usual = month("CO", ["+57300", "+57301"], 50, 40)
+    attack = [cell(day, "+57301", size, 2)[50:] for day, size in ((20, 1050), (21, 650))]
+    told = suspects([*usual, *(row for rows in attack for row in rows)], "created_date, reasons[3]")
+    assert told == [(date(2026, 10, 21), "sudden"), (date(2026, 10, 22), "sudden")]
 
 
 def test_what_was_not_delivered_is_part_of_an_attack(suspects: Suspects) -> None:

@@ -33,19 +33,33 @@ cells as (
 ),
 
 -- An attack is no measure of another: several prefixes, day after day, would hide each other. What
--- would be suspect even if only half of all converted is left out of every baseline.
+-- would be suspect even if only half of all converted is usually left out of a baseline.
 measured as (
     select
         c.created_date,
         c.country,
         c.destination_prefix,
         c.verifications,
+        c.converted,
         c.verifications >= s.pumping_verifications
         and c.converted < c.verifications * s.pumping_rate / 2 as is_low,
         case when is_low then 0 else c.verifications end as usual_verifications,
         case when is_low then 0 else c.converted end as usual_converted
     from cells as c
     cross join settings as s
+),
+
+country_days as (
+    select
+        created_date,
+        country,
+        sum(verifications) as verifications,
+        sum(converted) as converted,
+        sum(usual_verifications) as usual_verifications,
+        sum(usual_converted) as usual_converted,
+        bool_or(is_low) as has_low
+    from measured
+    group by created_date, country
 ),
 
 -- Few cells can be suspects at all; the rest is reckoned for those.
@@ -64,73 +78,81 @@ candidates as (
         and c.converted < c.verifications * s.pumping_rate
 ),
 
-of_prefix as (
+-- The account with the day itself: its first day would have nothing else to be held against.
+scopes as (
+    select
+        scope,
+        since
+    from (values ('account', 0), ('country', 1)) as names (scope, since)
+),
+
+-- All of a scope, and then less the prefix itself.
+others as (
     select
         c.cell,
-        sum(m.usual_verifications) as verifications,
-        sum(m.usual_converted) as converted,
-        sum(m.verifications) - max(c.verifications) as all_before,
-        coalesce(
-            sum(m.usual_verifications) filter (where m.created_date < c.created_date), 0
-        ) as verifications_before,
-        coalesce(
-            sum(m.usual_converted) filter (where m.created_date < c.created_date), 0
-        ) as converted_before
+        s.scope,
+        c.created_date - d.created_date as days_ago,
+        d.verifications,
+        d.converted,
+        d.usual_verifications,
+        d.usual_converted,
+        d.has_low
     from candidates as c
+    cross join scopes as s
+    inner join country_days as d
+        on
+            c.created_date - d.created_date between s.since and 28
+            and (s.scope = 'account' or c.country = d.country)
+    union all
+    select
+        c.cell,
+        s.scope,
+        c.created_date - m.created_date as days_ago,
+        -m.verifications as verifications,
+        -m.converted as converted,
+        -m.usual_verifications as usual_verifications,
+        -m.usual_converted as usual_converted,
+        false as has_low
+    from candidates as c
+    cross join scopes as s
     inner join measured as m
         on
             c.country = m.country
             and c.destination_prefix = m.destination_prefix
-            and c.created_date - m.created_date between 0 and 28
-    group by c.cell
+            and c.created_date - m.created_date between s.since and 28
 ),
 
-country_days as (
+-- Where most hardly convert, on most days, but one in 20 does, that is no attack but how it is there.
+rates as (
     select
-        created_date,
-        country,
-        sum(usual_verifications) as verifications,
-        sum(usual_converted) as converted
-    from measured
-    group by created_date, country
+        cell,
+        scope,
+        max(days_ago) as days_before,
+        count(distinct days_ago) filter (where has_low) * 2 > count(distinct days_ago)
+        and sum(usual_verifications) * 2 < sum(verifications)
+        and sum(converted) * 20 >= sum(verifications) as is_low,
+        case
+            when is_low then sum(verifications) else sum(usual_verifications)
+        end as of_verifications,
+        case
+            when is_low then sum(converted) else sum(usual_converted)
+        end / nullif(of_verifications, 0) as rate
+    from others
+    group by cell, scope
 ),
 
--- The account with the day itself: its first day would have nothing else to be held against.
-of_account as (
+of_prefix as (
     select
         c.cell,
-        sum(d.verifications) as verifications,
-        sum(d.converted) as converted,
-        max(c.created_date) - min(d.created_date) as days_before,
-        coalesce(
-            sum(d.verifications) filter (
-                where d.country = c.country and d.created_date < c.created_date
-            ),
-            0
-        ) as country_verifications,
-        coalesce(
-            sum(d.converted) filter (
-                where d.country = c.country and d.created_date < c.created_date
-            ),
-            0
-        ) as country_converted
+        count(*) filter (where m.is_low) as low_days,
+        coalesce(sum(m.usual_verifications), 0) as usual_verifications
     from candidates as c
-    inner join country_days as d on c.created_date - d.created_date between 0 and 28
+    left join measured as m
+        on
+            c.country = m.country
+            and c.destination_prefix = m.destination_prefix
+            and c.created_date - m.created_date between 1 and 28
     group by c.cell
-),
-
-others as (
-    select
-        p.cell,
-        p.all_before,
-        a.days_before,
-        a.verifications - p.verifications as of_account,
-        a.country_verifications - p.verifications_before as of_country,
-        (a.converted - p.converted) / nullif(a.verifications - p.verifications, 0) as account_rate,
-        (a.country_converted - p.converted_before)
-        / nullif(a.country_verifications - p.verifications_before, 0) as country_rate
-    from of_prefix as p
-    inner join of_account as a on p.cell = a.cell
 ),
 
 baselines as (
@@ -141,19 +163,18 @@ baselines as (
         c.verifications,
         c.converted,
         c.cell,
-        o.all_before,
-        o.days_before,
         c.converted / c.verifications as success_rate,
+        a.days_before - p.low_days as usual_days,
+        p.usual_verifications,
+        coalesce(n.of_verifications, 0) < 100 as is_new,
+        case when is_new then a.rate else greatest(n.rate, a.rate / 2) end as baseline,
         case
-            when o.of_country < 100 then o.account_rate
-            else greatest(o.country_rate, o.account_rate / 2)
-        end as baseline,
-        case
-            when o.of_country < 100 or o.country_rate < o.account_rate / 2 then o.of_account
-            else o.of_country
+            when is_new or n.rate < a.rate / 2 then a.of_verifications else n.of_verifications
         end as baseline_verifications
     from candidates as c
-    inner join others as o on c.cell = o.cell
+    inner join of_prefix as p on c.cell = p.cell
+    inner join rates as a on c.cell = a.cell and a.scope = 'account'
+    left join rates as n on c.cell = n.cell and n.scope = 'country'
 ),
 
 -- Of two binomial rates, pooled: a baseline of few verifications is itself uncertain.
@@ -173,7 +194,7 @@ scores as (
             (converted + baseline * baseline_verifications)
             / (verifications + baseline_verifications) as pooled
         from baselines
-    ) as rates
+    ) as pooled
 ),
 
 of_cell as (
@@ -281,7 +302,7 @@ select
         else []
     end
     || case
-        when b.verifications * b.days_before >= 10 * b.all_before and b.days_before > 0
+        when b.verifications * b.usual_days >= 10 * b.usual_verifications and b.usual_days > 0
             then ['sudden']
         else []
     end
@@ -311,7 +332,7 @@ comment on column pumping_suspects.success_rate is 'converted / verifications.';
 comment on column pumping_suspects.baseline is
 'What success_rate usually is: that of the rest of the country in the 28 days before, but at '
 'least half the account''s; the account''s where the country has under 100 verifications. '
-'Prefixes that hardly convert are left out.';
+'Prefixes that hardly convert are left out, unless most do on most days.';
 comment on column pumping_suspects.z_score is
 'Standard deviations by which success_rate is below baseline: of two binomial rates, pooled.';
 comment on column pumping_suspects.distinct_destinations is
