@@ -25,8 +25,9 @@ SUBTLE = """create or replace view {0} as
     select * replace ({1} + (row_number() over () = 1)::bigint as {1}) from ({2})"""
 COUNTED = {
     "daily_conversion": "attempts mature_attempts converted_attempts delivered_attempts"
-    " failed_attempts verifications converted_verifications credited_conversions",
-    "conversion_cost": "attempts priced price_pending unpriced channel_spend credited_conversions",
+    " failed_attempts unknown_attempts verifications converted_verifications credited_conversions",
+    "conversion_cost": "attempts priced price_pending unpriced channel_spend wasted_spend"
+    " credited_conversions",
     "verifications": "attempts",
 }
 
@@ -132,6 +133,17 @@ def test_a_view_in_which_every_attempt_is_counted_twice_is_noticed(
     told = capsys.readouterr().out
     views = ("daily_conversion", "conversion_cost")
     assert all(f"view_name {view}, counted attempts, " in told for view in views)
+
+
+def test_an_attempt_that_staging_loses_is_noticed(world: World) -> None:
+    world.sync()
+    (check,) = [file.read_text() for file in check_files() if file.stem == "sums_agree"]
+    with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
+        (staging,) = [file.read_text() for file in view_files() if file.stem == "stg_attempts"]
+        body = staging.partition(";")[0]
+        connection.execute(f"{body} where channel != 'rbm'")
+        found = connection.execute(check).fetchall()
+        assert [row[:2] for row in found] == [(view, "attempts") for view in sorted(COUNTED)]
 
 
 def test_a_view_that_counts_one_too_many_is_noticed(world: World) -> None:

@@ -13,9 +13,11 @@ from hypothesis import given as given_any
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from pipelines.views import sql_folder
 from tests.conftest import Emptied
 from tests.given import Row, add, rows
 
+SUMS_AGREE = (sql_folder() / "checks" / "sums_agree.sql").read_text(encoding="utf-8")
 FEE = Decimal("0.05")
 NEARER_FIRST = (("channel", "country"), ("channel",), ())
 CODE_VALIDITY, SETTLED_AFTER = timedelta(minutes=10), timedelta(days=3)
@@ -246,6 +248,7 @@ def test_views_are_what_python_makes_of_the_same_attempts(
     verifications = [verification_of(s) for s in cells_of(attempts, "verification_sid").values()]
     add(database, *(as_given(n, attempt, start) for n, attempt in enumerate(drawn)))
     database.execute("update settings set timezone = ?", [zone])
+    assert rows(database, SUMS_AGREE) == []
     for view, expected in (
         ("verification_attempts", attempts),
         ("verifications", verifications),

@@ -21,20 +21,38 @@ verifications_expected as (
     cross join settings as s
 ),
 
+-- From where nothing can have been left out yet.
+raw_expected as (
+    select count(*) as attempts from twilio_verify.attempts
+),
+
 attempts_expected as (
     select
-        count(*) as attempts,
         count(*) filter (where a.read_age >= s.code_validity) as mature_attempts,
         count(*) filter (
             where a.read_age >= s.code_validity and a.is_converted
         ) as converted_attempts,
         count(*) filter (where a.receipt = 'delivered') as delivered_attempts,
         count(*) filter (where a.receipt = 'failed') as failed_attempts,
+        count(*) filter (
+            where a.receipt is null and a.read_age >= s.settled_after
+        ) as unknown_attempts,
         count(a.price) as priced,
-        count(*) - count(a.price) as without_price,
+        count(*) filter (
+            where a.price is null and a.read_age < s.settled_after
+        ) as price_pending,
+        count(*) filter (where a.price is null and a.read_age >= s.settled_after) as unpriced,
         sum(a.price) as channel_spend
     from stg_attempts as a
     cross join settings as s
+),
+
+waste_expected as (
+    select sum(a.price) as wasted_spend
+    from stg_attempts as a
+    inner join each_verification as v on a.verification_sid = v.verification_sid
+    cross join settings as s
+    where v.read_age >= s.code_validity and not v.is_converted
 ),
 
 of_verifications as (
@@ -54,6 +72,7 @@ of_days as (
         sum(converted_attempts) as converted_attempts,
         sum(delivered_attempts) as delivered_attempts,
         sum(failed_attempts) as failed_attempts,
+        sum(unknown_attempts) as unknown_attempts,
         sum(verifications) as mature_verifications,
         sum(converted_verifications) as converted_verifications,
         sum(credited_conversions) as conversions
@@ -64,8 +83,10 @@ of_costs as (
     select
         sum(attempts) as attempts,
         sum(priced) as priced,
-        sum(price_pending + unpriced) as without_price,
+        sum(price_pending) as price_pending,
+        sum(unpriced) as unpriced,
         sum(channel_spend) as channel_spend,
+        sum(wasted_spend) as wasted_spend,
         sum(credited_conversions) as conversions
     from conversion_cost
 ),
@@ -80,6 +101,16 @@ expected as (
         counted,
         total
     from attempts_expected unpivot include nulls (total for counted in (columns(*)))
+    union all
+    select
+        counted,
+        total
+    from raw_expected unpivot include nulls (total for counted in (columns(*)))
+    union all
+    select
+        counted,
+        total
+    from waste_expected unpivot include nulls (total for counted in (columns(*)))
 ),
 
 found as (

@@ -122,7 +122,7 @@ others as (
             and c.created_date - m.created_date between s.since and 28
 ),
 
--- Where most hardly convert, on most days, but one in 20 does, that is no attack but how it is there.
+-- Where most hardly convert, on most days, and yet one in 20 does, it is no attack but how it is.
 rates as (
     select
         cell,
