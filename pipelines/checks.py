@@ -25,7 +25,7 @@ from pipelines.recovery import Connection, is_damage
 from pipelines.views import sql_folder
 
 FAIL, WARN = "fail", "warn"
-_HEAD = re.compile(rf"-- severity: ({FAIL}|{WARN})\n-- (.+)\n")
+_HEAD = re.compile(rf"-- severity: ({FAIL}|{WARN})\n-- (.+)\n", re.IGNORECASE)
 # What may be a phone number, even without a +; a SID's digits have letters beside them.
 _NUMBER = re.compile(r"(?<![0-9A-Za-z])\+?(?:\d{7,15}|\d(?:[ ()-]{0,2}\d){8,14})(?![0-9A-Za-z])")
 _IMPERSONAL = (date, timedelta, float, Decimal)
@@ -35,18 +35,16 @@ _SHOWN = 20  # rows of each check
 
 @dataclass(frozen=True)
 class Answer:
-    """A check and what it found: how many rows (None: it could not be run), of these the first."""
+    """A check and what it found: `ok`, `warn` or `fail`, how many rows, of these the first.
+
+    Where it could not be run, `count` is None and `meaning` says why.
+    """
 
     name: str
-    severity: str
+    verdict: str
     meaning: str
     count: int | None = 0
     rows: tuple[str, ...] = ()
-
-    @property
-    def verdict(self) -> str:
-        """`ok`, `warn` or `fail`."""
-        return "ok" if self.count == 0 else WARN if self.count is None else self.severity
 
     def __str__(self) -> str:
         found = "" if self.count is None else f", {counted(self.count, 'row')}"
@@ -61,42 +59,51 @@ def check_files() -> list[Path]:
 def run_checks(connection: Connection, now: datetime) -> list[Answer]:
     """What every check finds at `now`, their variable of that name; none of them can write.
 
-    Personal data in the rows is blanked out. Raises Failure naming the file that is no check.
+    Personal data in the rows is blanked out. One that cannot be run counts as if it had found
+    something, but for lack of memory, which is a warning.
     """
     connection.execute(f"set timezone = 'UTC'; set variable now = timestamptz '{now.isoformat()}'")
     return [_answer(file, connection) for file in check_files()]
 
 
 def _answer(file: Path, connection: Connection) -> Answer:
+    severity = FAIL
     try:
-        severity, meaning, query = _read(file, connection)
-        return Answer(file.stem, severity, meaning, *_found(query, connection))
+        severity, meaning, query = _read(file)
+        count, rows = _found(query, connection)
+        return Answer(file.stem, severity if count else "ok", meaning, count, rows)
     except duckdb.OutOfMemoryException:
-        return Answer(file.stem, severity, "not run, memory does not suffice for it", None)
+        severity, why = WARN, "memory does not suffice for it"
     except OSError as error:
-        raise Failure(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise Failure(f"{file}: it is not UTF-8") from error
+        why = str(error.strerror)
+    except UnicodeDecodeError:
+        why = "it is not UTF-8"
+    except Failure as error:
+        why = str(error)
     except duckdb.Error as error:
-        if is_damage(error):
+        if is_damage(error) or isinstance(error, duckdb.InterruptException):
             raise
-        raise Failure(f"{file}: {_why(error)}") from error
+        why = _why(error)
+    return Answer(file.stem, severity, f"not run: {why} ({file})", None)
 
 
-def _read(file: Path, connection: Connection) -> tuple[str, str, str]:
+def _read(file: Path) -> tuple[str, str, str]:
     """A check's severity, meaning and query. Raises Failure if the file is none."""
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8-sig")  # some editors put a mark before the first line
     head = _HEAD.match(text)
     if head is None:
-        raise Failure(f"{file}: begin it with '-- severity: fail' or warn, then what rows mean")
-    kinds = [statement.type for statement in connection.extract_statements(text)]
-    if kinds != [duckdb.StatementType.SELECT]:
-        raise Failure(f"{file}: below its two first lines there must be one query, no more")
-    return head[1], head[2], text
+        raise Failure(
+            "its first line must be '-- severity: fail' or '-- severity: warn', its second '-- ' "
+            "and what rows mean"
+        )
+    return head[1].lower(), head[2], text
 
 
 def _found(query: str, connection: Connection) -> tuple[int, tuple[str, ...]]:
     """Threads halve the time, and need memory each: what it does not suffice for is done by one."""
+    kinds = [statement.type for statement in connection.extract_statements(query)]
+    if kinds != [duckdb.StatementType.SELECT]:
+        raise Failure("below its two first lines there must be one query, no more")
     try:
         return _counted(query, connection)
     except duckdb.OutOfMemoryException:
@@ -120,7 +127,7 @@ def _counted(query: str, connection: Connection) -> tuple[int, tuple[str, ...]]:
 
 def _why(error: duckdb.Error) -> str:
     missing = isinstance(error, (duckdb.CatalogException, duckdb.BinderException))
-    hint = " (if a view is older than the check, `make views` helps)" if missing else ""
+    hint = "; if a view is older than the check, `make views` helps" if missing else ""
     return advised(masked(first_line(error))) + hint
 
 

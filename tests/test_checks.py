@@ -36,12 +36,12 @@ HEAD = "-- severity: warn\n-- Rows.\n"
 
 
 @pytest.fixture
-def own_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | bytes], Path]:
+def own_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Has `mine.sql`, with this text in it, be the only check."""
 
-    def written(text: str | bytes) -> Path:
+    def written(text: str) -> Path:
         mine = tmp_path / "mine.sql"
-        mine.write_bytes(text if isinstance(text, bytes) else text.encode())
+        mine.write_text(text, encoding="utf-8")
         monkeypatch.setattr(checks, "check_files", lambda: [mine])
         return mine
 
@@ -204,7 +204,7 @@ def test_a_warning_is_said_and_published(configured: World, capsys: Capture) -> 
 
 
 def test_rows_are_shown_without_destinations_and_only_the_first(
-    configured: World, capsys: Capture, own_check: Callable[[str | bytes], Path]
+    configured: World, capsys: Capture, own_check: Callable[[str], Path]
 ) -> None:
     configured.sync()
     own_check(
@@ -225,8 +225,8 @@ def test_rows_are_shown_without_destinations_and_only_the_first(
     assert last == f"      … and {there['n'] - 20:,} more"
 
 
-NO_CHECKS: list[tuple[str | bytes, str]] = [
-    ("select 1", "begin it with '-- severity: fail' or warn"),
+NO_CHECKS = [
+    ("select 1", "its first line must be '-- severity: fail' or '-- severity: warn'"),
     (f"{HEAD}select a from nowhere", "nowhere does not exist!"),
     (f"{HEAD}select nobody from stg_attempts", "`make views` helps"),
     (f"{HEAD}selec 1", "syntax error"),
@@ -234,35 +234,41 @@ NO_CHECKS: list[tuple[str | bytes, str]] = [
     (f"{HEAD}select error('no more')", "no more"),
     (f"{HEAD}-- to do", "one query"),
     (f"{HEAD}select 1; select 2 where false", "one query"),
+    (f"\n{HEAD}select 1", "its first line"),
     (f"{HEAD}drop view daily_conversion", "one query"),
     (f"{HEAD}delete from twilio_verify.attempts returning sid", "one query"),
     (f"{HEAD}commit; drop view daily_conversion; select 1", "one query"),
-    (HEAD.encode() + b"select 'M\xe4rz'", "not UTF-8"),
 ]
 
 
 def test_what_is_no_check_is_named_and_changes_nothing(
-    configured: World, capsys: Capture, own_check: Callable[[str | bytes], Path]
+    configured: World, capsys: Capture, own_check: Callable[[str], Path]
 ) -> None:
-    """Where it could write as well: `views` and `sync` check in the file that they load into."""
+    """Where it could write as well: `views` and `sync` check in the file that they load into. One
+    that warns does so then, too: a slip in it must not hold back what was read."""
     configured.sync()
     before = configured.query("select count(*) as n from daily_conversion")
     for text, told in NO_CHECKS:
-        own_check(text)
-        for command in ("check", "views"):
-            assert main([command], now=NOW) == 1
-            line = capsys.readouterr().err
-            assert "mine.sql: " in line
+        for severity in (WARN, FAIL):
+            mine = own_check(text.replace(WARN, severity))
+            fails = severity == FAIL or "first line" in told
+            start = f"{FAIL if fails else WARN}  mine: not run: "
+            assert main(["check"], now=NOW) == fails
+            (line,) = capsys.readouterr().out.splitlines()
+            assert line.startswith(start)
             assert told in line
-            assert line.count("\n") == 1
-    own_check(f"{HEAD}select 1 where false")
+            assert line.endswith(f" ({mine})")
+            assert main(["views"], now=NOW) == fails
+            assert f"check {start.replace('  mine', ': mine')}" in capsys.readouterr().err
+    own_check(f"\ufeff{HEAD}select 1 where false".replace("severity", "Severity"))
+    assert main(["check"], now=NOW) == 0
     assert main(["views"], now=NOW) == 0
     assert configured.query("select count(*) as n from daily_conversion") == before
     assert configured.stored() == configured.truth()
 
 
 def test_the_check_of_the_readme_is_one(
-    configured: World, capsys: Capture, own_check: Callable[[str | bytes], Path]
+    configured: World, capsys: Capture, own_check: Callable[[str], Path]
 ) -> None:
     configured.sync()
     (example,) = re.findall(
@@ -277,38 +283,43 @@ def test_the_check_of_the_readme_is_one(
 
 
 def test_a_query_that_would_write_cannot(
-    configured: World, capsys: Capture, own_check: Callable[[str | bytes], Path]
+    configured: World, capsys: Capture, own_check: Callable[[str], Path]
 ) -> None:
     configured.sync()
     spoil(configured, "create sequence twilio_verify.counter")
     own_check(f"{HEAD}select nextval('twilio_verify.counter')")
-    assert main(["views"], now=NOW) == 1
-    assert "mine.sql: " in capsys.readouterr().err
+    assert main(["views"], now=NOW) == 0
+    assert "check warn: mine: not run: " in capsys.readouterr().err
 
 
-def test_a_folder_is_no_check(configured: World, capsys: Capture, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_what_cannot_be_read_is_no_check_and_does_not_hide_the_others(
+    configured: World, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configured.sync()
-    (tmp_path / "mine.sql").mkdir()
-    monkeypatch.setattr(checks, "check_files", lambda: [tmp_path / "mine.sql"])
+    (tmp_path / "folder.sql").mkdir()
+    (tmp_path / "latin.sql").write_bytes(HEAD.encode() + b"select 'M\xe4rz'")
+    (tmp_path / "mine.sql").write_text(f"{HEAD}select 1 where false")
+    monkeypatch.setattr(checks, "check_files", lambda: sorted(tmp_path.glob("*.sql")))
     assert main(["check"], now=NOW) == 1
-    assert "mine.sql: Is a directory" in capsys.readouterr().err
+    folder, latin, mine = capsys.readouterr().out.splitlines()
+    assert folder.startswith("fail  folder: not run: Is a directory (")
+    assert latin.startswith("fail  latin: not run: it is not UTF-8 (")
+    assert mine == "ok    mine"
 
 
 def test_a_check_for_which_memory_does_not_suffice_is_not_passed(
-    configured: World, capsys: Capture, own_check: Callable[[str | bytes], Path]
+    configured: World, capsys: Capture, own_check: Callable[[str], Path]
 ) -> None:
     configured.sync()
     own_check("-- severity: fail\n-- Rows.\nselect list(range) as l from range(40_000_000)")
     assert main(["views"], now=NOW) == 0
     told = capsys.readouterr()
-    assert "check warn: mine: not run, memory does not suffice for it\n" in told.err
+    assert "check warn: mine: not run: memory does not suffice for it (" in told.err
     assert "published" in told.out
 
 
 def test_a_first_sync_that_a_check_holds_back_says_so(
-    configured: World, capsys: Capture, own_check: Callable[[str | bytes], Path]
+    configured: World, capsys: Capture, own_check: Callable[[str], Path]
 ) -> None:
     mine = own_check("-- severity: fail\n-- Rows.\nselect 1 as one")
     assert main(["sync"], now=NOW) == 1
