@@ -20,6 +20,7 @@ from pipelines.errors import Failure, Misuse
 FORMATS = ("table", "csv", "json")
 _SHELLS = (("duckdb", "-readonly"), ("harlequin", "--read-only"))  # used when installed
 _ROWS = 200  # a table shows no more; csv and json show everything
+_AS_JSON = (bool, list, tuple, dict, timedelta)  # in a field of csv
 _WIDE = 100_000  # characters: away from a terminal no column is left out
 
 
@@ -114,10 +115,7 @@ def _print_csv(names: list[str], rows: Iterator[tuple[object, ...]]) -> None:
     writer.writerow(names)
     for row in rows:
         writer.writerow(
-            json.dumps(value, default=_json_value)
-            if isinstance(value, (bool, list, dict, timedelta))
-            else value
-            for value in row
+            json.dumps(_plain(value)) if isinstance(value, _AS_JSON) else value for value in row
         )
 
 
@@ -125,20 +123,23 @@ def _print_json(names: list[str], rows: Iterator[tuple[object, ...]]) -> None:
     """An array of objects; amounts as text, so that they stay exact; no number, no value."""
     if len(set(names)) < len(names):
         raise Misuse("two columns have the same name, which JSON cannot tell apart: rename one")
-    finite = ([None if _is_no_number(value) else value for value in row] for row in rows)
-    lines = (json.dumps(dict(zip(names, row, strict=True)), default=_json_value) for row in finite)
+    lines = (json.dumps(dict(zip(names, map(_plain, row), strict=True))) for row in rows)
     print("[" + ",\n".join(lines) + "]")
 
 
-def _is_no_number(value: object) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-def _json_value(value: object) -> str | float:
-    """Lengths of time in seconds, as `export` has them."""
+def _plain(value: object) -> object:
+    """What JSON has a form for. Lengths of time in seconds, as `export` has them."""
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(of) for key, of in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(of) for of in value]
     if isinstance(value, timedelta):
         return value.total_seconds()
-    return value.isoformat() if isinstance(value, (date, datetime)) else str(value)
+    if isinstance(value, (date, datetime)):
+        return value.isoformat()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def _brief(error: duckdb.Error) -> str:

@@ -16,6 +16,7 @@ from pipelines.__main__ import main
 from pipelines.checks import FAIL, WARN, check_files
 from pipelines.views import view_files
 from tests.conftest import NOW, REPOSITORY, Capture, World
+from tests.given import given, rows
 
 # One that no sync reads again in the next hour.
 TWICE = """insert into twilio_verify.attempts
@@ -182,6 +183,27 @@ def test_a_failed_check_keeps_the_published_file_and_what_was_read(
     assert main(["sync"], now=configured.now) == 0
     assert configured.stored().keys() >= configured.truth().keys()
     assert configured.settings.published.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("prices", "found"),
+    [
+        ([("0.05", "usd"), ("0.05", "EUR")], []),
+        ([("0.05", "EUR"), ("0.06", "GBP"), (None, "USD")], [("EUR", 1), ("GBP", 1)]),
+        ([("0.05", None)], [("unknown", 1)]),
+        ([("free", "USD"), ("0.04", "EUR")], [("EUR", 1)]),
+        ([("free", "USD")], []),
+        ([], []),
+    ],
+)
+def test_fees_add_up_where_a_price_is_in_their_currency(
+    database: duckdb.DuckDBPyConnection,
+    prices: list[tuple[str | None, str | None]],
+    found: list[tuple[str, int]],
+) -> None:
+    given(database, *({"price": {"value": v, "currency": c}} for v, c in prices))
+    (check,) = [file.read_text() for file in check_files() if file.stem == "fees_add_up"]
+    assert sorted(rows(database, check)) == found
 
 
 def test_a_price_that_is_no_number_is_shown(configured: World, capsys: Capture) -> None:

@@ -50,6 +50,14 @@ def test_json_says_nothing_that_json_cannot(configured: World, capfd: Capture) -
     assert json.loads(capfd.readouterr().out) == [{"n": None, "list": [1, 2], "yes": True}]
     main(["sql", "select true as yes, {'a': 'b'} as pair", "--format", "csv"])
     assert list(csv.reader(io.StringIO(capfd.readouterr().out)))[1] == ["true", '{"a": "b"}']
+    maps = "select map {date '2026-11-01': 0.5} as map, [1.0, 'nan'::double, null] as list"
+    main(["sql", maps, "--format", "json"])
+    expected = {"map": {"2026-11-01": "0.5"}, "list": [1.0, None, None]}
+    assert json.loads(capfd.readouterr().out) == [expected]
+    main(["sql", maps, "--format", "csv"])
+    assert list(csv.reader(io.StringIO(capfd.readouterr().out)))[1] == [
+        json.dumps(value) for value in expected.values()
+    ]
     ages = "select interval '1 hour' as age, [interval '500 ms'] as ages, null::interval as none"
     main(["sql", ages, "--format", "json"])
     assert json.loads(capfd.readouterr().out) == [{"age": 3600, "ages": [0.5], "none": None}]

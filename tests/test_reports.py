@@ -202,6 +202,16 @@ def test_a_pending_price_is_estimated_by_the_nearest_that_are_known(
     ]
 
 
+def test_an_absurd_price_leaves_the_others_readable(database: duckdb.DuckDBPyConnection) -> None:
+    absurd = {"price": {"value": "600000000000", "currency": "USD"}}
+    given(database, *sends(1, "sms", "sms", converted=0, **absurd), *sends(2, "call"))
+    query = "select channel, total_cost, cost_per_conversion from conversion_cost order by channel"
+    assert rows(database, query) == [
+        ("call", Decimal("0.05"), None),
+        ("sms", Decimal("1200000000000.05"), None),
+    ]
+
+
 def test_costs_where_nothing_is_priced_yet(database: duckdb.DuckDBPyConnection) -> None:
     given(database, {**FREE, **CONVERTED, "age": READ_EARLY})
     query = "select currency, channel_spend, total_cost, total_cost_estimate from conversion_cost"
@@ -231,6 +241,7 @@ def test_unsettled_attempts_count_ages_from_the_newest_read(
                 (79.75, {**FREE, "data": {"message_status": None}}),
                 (79.9, {"age": timedelta(minutes=6)}),
                 (1, {"age": timedelta(days=3)}),  # settled
+                (80 - 721, {"data": {"message_status": "sent"}}),
             )
         ),
     )  # fmt: skip
@@ -238,7 +249,8 @@ def test_unsettled_attempts_count_ages_from_the_newest_read(
         ("sms", "CO", "0 to 1 h", 2, 1, 1),
         ("sms", "CO", "1 to 24 h", 1, 0, 1),
         ("sms", "CO", "24 to 72 h", 1, 0, 0),
-        ("sms", "CO", "72 h or more", 1, 1, 0),
+        ("sms", "CO", "72 h to 30 d", 1, 1, 0),
+        ("sms", "CO", "over 30 d", 1, 0, 1),
     ]
 
 

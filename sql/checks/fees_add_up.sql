@@ -2,11 +2,11 @@
 -- Prices are known, but none in WAREHOUSE__FEE_CURRENCY: every total_cost is null.
 with priced as (
     select
-        upper(price__currency) as currency,
+        coalesce(currency, 'unknown') as currency,
         count(*) as attempts
-    from twilio_verify.attempts
-    where price__value != '' and price__currency != ''
-    group by upper(price__currency)
+    from stg_attempts
+    where price is not null
+    group by coalesce(currency, 'unknown')
 )
 
 select

@@ -69,7 +69,7 @@ comment on column carrier_delivery.attempts is 'All attempts, mature or not.';
 comment on column carrier_delivery.delivered is 'Attempts with delivery_outcome delivered.';
 comment on column carrier_delivery.failed is 'Attempts with delivery_outcome failed.';
 comment on column carrier_delivery.pending is
-'Attempts without a final receipt, which may still come.';
+'Attempts without a final receipt that are not settled: it may still come.';
 comment on column carrier_delivery.unknown is
 'Settled attempts that never got a final receipt.';
 comment on column carrier_delivery.delivery_rate is
@@ -78,6 +78,7 @@ comment on column carrier_delivery.mature_attempts is
 'Attempts read when their code could no longer be typed.';
 comment on column carrier_delivery.converted_attempts is 'Mature attempts marked converted.';
 comment on column carrier_delivery.attempt_conversion_rate is
-'converted_attempts / mature_attempts; null without mature attempts.';
+'converted_attempts / mature_attempts; null without mature attempts. It depends on whether Twilio '
+'marks one or all of a verification.';
 comment on column carrier_delivery.top_error_code is
 'The most frequent error code, of equal ones the first; null without errors.';

@@ -69,4 +69,5 @@ comment on column channel_conversion.success_rate_high is
 'Upper end of the 95 % Wilson interval of success_rate.';
 comment on column channel_conversion.attempts is 'All attempts of this row, mature or not.';
 comment on column channel_conversion.attempt_conversion_rate is
-'Converted / all mature attempts. No interval: resends of one verification are not independent.';
+'Converted / all mature attempts, by Twilio''s mark on one or all of a verification. No interval: '
+'its resends are not independent.';

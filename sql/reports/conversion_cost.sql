@@ -66,7 +66,7 @@ costs as (
             when c.currency = s.fee_currency
                 then c.channel_spend + c.credited_conversions * s.verification_fee
         end as total_cost,
-        cast(
+        try_cast(
             coalesce(
                 sum(c.channel_spend) over alike / nullif(sum(c.priced) over alike, 0),
                 sum(c.channel_spend) over channels / nullif(sum(c.priced) over channels, 0),
@@ -100,7 +100,7 @@ select
         when price_pending = 0 then total_cost
         else total_cost + price_pending * mean_price
     end as total_cost_estimate,
-    cast(total_cost / nullif(credited_conversions, 0) as decimal(18, 6)) as cost_per_conversion
+    try_cast(total_cost / nullif(credited_conversions, 0) as decimal(18, 6)) as cost_per_conversion
 from costs;
 
 comment on view conversion_cost is
@@ -125,9 +125,11 @@ comment on column conversion_cost.credited_conversions is
 comment on column conversion_cost.verification_fees is
 'credited_conversions times settings.verification_fee, in settings.fee_currency.';
 comment on column conversion_cost.total_cost is
-'channel_spend + verification_fees; null where the row is not in settings.fee_currency.';
+'channel_spend + verification_fees; null where the row is not in settings.fee_currency: sum it by '
+'currency.';
 comment on column conversion_cost.total_cost_estimate is
 'total_cost with each pending price at the mean of its channel and country; without one of '
 'the channel; without that of the currency.';
 comment on column conversion_cost.cost_per_conversion is
-'total_cost / credited_conversions; null without either.';
+'total_cost / credited_conversions; null without either. What the same verifications cost on other '
+'channels is in their rows.';

@@ -146,14 +146,15 @@ left join lost as l on d.created_date = l.created_date
 left join reconciled as c on d.created_date = c.created_date;
 
 comment on view coverage is 'One row per day of created time, in UTC as Twilio counts it.';
-comment on column coverage.created_date is 'Day of creation in UTC.';
+comment on column coverage.created_date is 'Day of creation in UTC, whatever settings.timezone.';
 comment on column coverage.attempts is 'Attempts in the warehouse.';
 comment on column coverage.first_read_at is
 'When a part of the day was read for the first time (UTC).';
 comment on column coverage.last_read_at is
 'When a part of the day was read for the last time (UTC).';
 comment on column coverage.is_settled is
-'Whether all of the day, and each of its attempts, was read when nothing is expected to change.';
+'Whether all of the day, and each of its attempts, was read when nothing is expected to change. '
+'The first day seldom is: it was read in part only.';
 comment on column coverage.gap_seconds is
 'How much of the day Twilio forgot before it was read; see gaps.';
 comment on column coverage.api_attempts is

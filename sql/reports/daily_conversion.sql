@@ -66,14 +66,16 @@ comment on column daily_conversion.mature_attempts is
 'Attempts read when their code could no longer be typed.';
 comment on column daily_conversion.converted_attempts is 'Mature attempts marked converted.';
 comment on column daily_conversion.attempt_conversion_rate is
-'converted_attempts / mature_attempts; null without mature attempts.';
+'converted_attempts / mature_attempts; null without mature attempts. It depends on whether Twilio '
+'marks one or all of a verification.';
 comment on column daily_conversion.verifications is
 'Mature verifications whose first attempt lies in this row.';
 comment on column daily_conversion.converted_verifications is 'Of these, how many converted.';
 comment on column daily_conversion.verification_success_rate is
 'converted_verifications / verifications; null without verifications.';
 comment on column daily_conversion.credited_conversions is
-'Verifications converted by an attempt of this row: over all rows, each of them once.';
+'Verifications converted by an attempt of this row: over all rows, each of them once. Not part '
+'of verifications, which are where they began.';
 comment on column daily_conversion.delivered_attempts is
 'Attempts with delivery_outcome delivered.';
 comment on column daily_conversion.failed_attempts is 'Attempts with delivery_outcome failed.';

@@ -70,7 +70,8 @@ comment on column delivery_errors.country is 'Destination country; unknown for e
 comment on column delivery_errors.error_code is
 'Twilio error code; unknown where an attempt failed without one, such as a call to a busy line.';
 comment on column delivery_errors.error_name is 'Name of error_code.';
-comment on column delivery_errors.attempts is 'Attempts that ended with it.';
+comment on column delivery_errors.attempts is
+'Attempts with it, a few of which may have been delivered in the end.';
 comment on column delivery_errors.share is
 'attempts / all attempts of the day, channel and country.';
 comment on column delivery_errors.channel_spend is

@@ -77,7 +77,8 @@ comment on column retry_funnel.verifications is 'Mature verifications that reach
 comment on column retry_funnel.reached_share is
 'verifications / those of the first send.';
 comment on column retry_funnel.converted_here is
-'Of these, how many converted in the end with this send.';
+'Of these, how many converted with this send, by convention the last that is marked: an upper '
+'bound, as an earlier code may have been typed.';
 comment on column retry_funnel.converted_here_share is 'converted_here / verifications.';
 comment on column retry_funnel.converted is 'Of these, how many converted with any send.';
 comment on column retry_funnel.converted_share is 'converted / verifications.';
