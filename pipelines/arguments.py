@@ -184,7 +184,7 @@ def _between(kind: Callable[[str], Any], low: float, high: float) -> Callable[[s
         except ValueError:
             number = None
         if number is None or not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {low} to {high}")
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {low:,} to {high:,}")
         return number
 
     return checked

@@ -26,9 +26,12 @@ from pipelines.views import sql_folder
 
 FAIL, WARN = "fail", "warn"
 _HEAD = re.compile(rf"-- severity: ({FAIL}|{WARN})\n-- (.+)\n", re.IGNORECASE)
-# What may be a phone number, even without a +; a SID's digits have letters beside them.
-_NUMBER = re.compile(r"(?<![0-9A-Za-z])\+?(?:\d{7,15}|\d(?:[ ()-]{0,2}\d){8,14})(?![0-9A-Za-z])")
-_IMPERSONAL = (date, timedelta, float, Decimal)
+# What may be a phone number, even without a +; a SID's digits have letters beside them. And what
+# may be an address.
+_PERSONAL = re.compile(
+    r"(?<![0-9A-Za-z])\+?(?:\d{7,15}|\d(?:[ ().-]{0,2}\d){8,14})(?![0-9A-Za-z])"
+    r"|[^\s,\"\[\]{}]+@[^\s,\"\[\]{}]+"
+)
 _COUNTS = 10**9  # a whole number below it is one
 _SHOWN = 20  # rows of each check
 
@@ -137,6 +140,10 @@ def _shown(names: list[str], row: tuple[object, ...]) -> str:
 
 
 def _impersonal(value: object) -> object:
-    if isinstance(value, _IMPERSONAL) or (isinstance(value, int) and abs(value) < _COUNTS):
+    if isinstance(value, (date, timedelta)):
         return value
-    return _NUMBER.sub("[redacted]", str(value))
+    if isinstance(value, (int, float)) and (abs(value) < _COUNTS or value % 1):
+        return value
+    if isinstance(value, Decimal) and (abs(value) < _COUNTS or value % 1):
+        return value
+    return _PERSONAL.sub("[redacted]", str(value))

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import dlt
 import duckdb
-import tomlkit
-from dlt.common.configuration.providers.doc import BaseDocProvider
 from dlt.common.configuration.providers.toml import TomlProviderReadException
 
 from pipelines.client import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE, TIMEOUT
 from pipelines.credentials import PARTS, Credentials
 from pipelines.errors import Misuse
 from pipelines.filters import LASTING, NO_FILTERS, Filters
+from pipelines.misspelt import API, WAREHOUSE, refuse_misspelt
 from pipelines.sizing import CONCURRENCY, default_concurrency
 from pipelines.transport import DEFAULT_BASE_URL, checked_base
 from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, SETTLED_AFTER
 
-_API, _WAREHOUSE = "sources.twilio_verify", "warehouse"
 _AGE = re.compile(r"(\d{1,7})\s*([smhd])")
 _KINDS = {int: "a whole number", float: "a number", list: "a list such as ['15m', '26h', '3d']"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -100,24 +96,24 @@ def load_settings() -> Settings:
 
 
 def _settings(project: Path) -> Settings:
-    _refuse_unknown()
-    fee = _read(_WAREHOUSE, "verification_fee", str, "0.05")
+    refuse_misspelt(_KNOWN)
+    fee = _read(WAREHOUSE, "verification_fee", str, "0.05")
     per_minute = _whole("requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000)
     return Settings(
-        directory=_directory(project / _read(_WAREHOUSE, "dir", str, "warehouse")),
+        directory=_directory(project / _read(WAREHOUSE, "dir", str, "warehouse")),
         credentials=_credentials(),
-        base_url=checked_base(_read(_API, "base_url", str, DEFAULT_BASE_URL)).geturl(),
+        base_url=checked_base(_read(API, "base_url", str, DEFAULT_BASE_URL)).geturl(),
         page_size=_whole("page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
         requests_per_minute=per_minute,
         concurrency=_whole("concurrency", default_concurrency(per_minute), 1, 64),
         timeout=float(_whole("timeout", int(TIMEOUT), 1, 3600)),
-        give_up_after=_age(f"{_API}.give_up_after", _read(_API, "give_up_after", str, "10m")),
+        give_up_after=_age(f"{API}.give_up_after", _read(API, "give_up_after", str, "10m")),
         filters=_filters(),
-        revisit_after=parse_schedule(_read(_API, "revisit_after", list, None)),
-        publish_every=_publish_every(_read(_WAREHOUSE, "publish_every", str, "0")),
+        revisit_after=parse_schedule(_read(API, "revisit_after", list, None)),
+        publish_every=_publish_every(_read(WAREHOUSE, "publish_every", str, "0")),
         verification_fee=_amount(fee),
-        fee_currency=_currency(_read(_WAREHOUSE, "fee_currency", str, "USD")),
-        timezone=_timezone(_read(_WAREHOUSE, "timezone", str, "UTC")),
+        fee_currency=_currency(_read(WAREHOUSE, "fee_currency", str, "USD")),
+        timezone=_timezone(_read(WAREHOUSE, "timezone", str, "UTC")),
         pumping=_pumping(),
     )
 
@@ -137,12 +133,12 @@ def parse_schedule(ages: list[Any] | None) -> tuple[timedelta, ...]:
     """Ages such as ["15m", "26h", "3d"], ascending; the oldest makes an attempt settled."""
     if ages is None:
         return DEFAULT_SCHEDULE
-    schedule = tuple(_age(f"{_API}.revisit_after", str(age)) for age in ages)
+    schedule = tuple(_age(f"{API}.revisit_after", str(age)) for age in ages)
     if list(schedule) != sorted(set(schedule)) or not schedule:
-        raise Misuse(f"{_API}.revisit_after: ages must ascend, as in ['15m', '26h', '3d']")
+        raise Misuse(f"{API}.revisit_after: ages must ascend, as in ['15m', '26h', '3d']")
     if not SETTLED_AFTER <= schedule[-1] < RETENTION - timedelta(days=1):
         raise Misuse(
-            f"{_API}.revisit_after: its last age must be at least 3d, after which an attempt "
+            f"{API}.revisit_after: its last age must be at least 3d, after which an attempt "
             "counts as settled, and less than 29d"
         )
     return schedule
@@ -156,7 +152,7 @@ def _age(name: str, text: str) -> timedelta:
 
 
 def _publish_every(text: str) -> timedelta:
-    return timedelta() if text == "0" else _age(f"{_WAREHOUSE}.publish_every", text)
+    return timedelta() if text == "0" else _age(f"{WAREHOUSE}.publish_every", text)
 
 
 def _read(section: str, name: str, kind: type[T], default: T | None) -> Any:
@@ -174,14 +170,14 @@ def _read(section: str, name: str, kind: type[T], default: T | None) -> Any:
 
 def _directory(path: Path) -> Path:
     if path.exists() and not path.is_dir():
-        raise Misuse(f"{_WAREHOUSE}.dir: {path} is no folder")
+        raise Misuse(f"{WAREHOUSE}.dir: {path} is no folder")
     return path
 
 
 def _whole(name: str, default: int, low: int, high: int) -> int:
-    value: int = _read(_API, name, int, default)
+    value: int = _read(API, name, int, default)
     if not low <= value <= high:
-        raise Misuse(f"{_API}.{name}: {value} is not between {low} and {high}")
+        raise Misuse(f"{API}.{name}: {value} is not between {low} and {high}")
     return value
 
 
@@ -191,13 +187,13 @@ def _amount(text: str) -> Decimal:
     except InvalidOperation:
         fee = Decimal(-1)
     if not fee.is_finite() or not 0 <= fee < 10**6:
-        raise Misuse(f"{_WAREHOUSE}.verification_fee: '{text}' is not an amount such as 0.05")
+        raise Misuse(f"{WAREHOUSE}.verification_fee: '{text}' is not an amount such as 0.05")
     return fee
 
 
 def _currency(code: str) -> str:
     if not re.fullmatch("[A-Za-z]{3}", code):
-        raise Misuse(f"{_WAREHOUSE}.fee_currency: '{code}' is not a currency code such as USD")
+        raise Misuse(f"{WAREHOUSE}.fee_currency: '{code}' is not a currency code such as USD")
     return code.upper()
 
 
@@ -208,7 +204,7 @@ def _timezone(name: str) -> str:
         if name != "UTC":
             duckdb.connect().execute("select timezone(?, now())", [name])
     except (KeyError, ValueError, OSError, duckdb.Error):
-        raise Misuse(f"{_WAREHOUSE}.timezone: '{name}' is not an IANA zone such as UTC") from None
+        raise Misuse(f"{WAREHOUSE}.timezone: '{name}' is not an IANA zone such as UTC") from None
     return name
 
 
@@ -216,17 +212,17 @@ def _pumping() -> Pumping:
     """Counts from 1, a part from 0 to 1, a score from 0."""
     found = {}
     for name, usual in asdict(Pumping()).items():
-        number = _read(_WAREHOUSE, f"pumping_{name}", type(usual), usual)
+        number = _read(WAREHOUSE, f"pumping_{name}", type(usual), usual)
         low, high = (1, 10**6) if isinstance(usual, int) else (0, 1 if name == "rate" else 100)
         if not low <= number <= high:
-            raise Misuse(f"{_WAREHOUSE}.pumping_{name}: {number} is not from {low} to {high}")
+            raise Misuse(f"{WAREHOUSE}.pumping_{name}: {number} is not from {low} to {high}")
         found[name] = number
     return Pumping(**found)
 
 
 def _filters() -> Filters:
-    names = {name: f"{_API}.{name}" for name in (*LASTING, "status")}
-    given = {name: _read(_API, name, str, None) for name in names}
+    names = {name: f"{API}.{name}" for name in (*LASTING, "status")}
+    given = {name: _read(API, name, str, None) for name in names}
     return Filters.lasting({name: text for name, text in given.items() if text is not None}, names)
 
 
@@ -237,67 +233,18 @@ def _credentials() -> Credentials | None:
         variable = f"TWILIO_{part.upper()}"
         found[part], names[part] = os.environ.get(variable), variable
         if not found[part]:
-            found[part] = dlt.secrets.get(f"{_API}.{part}", str)
-            names[part] = f"{_API}.{part}" if found[part] else variable
+            found[part] = dlt.secrets.get(f"{API}.{part}", str)
+            names[part] = f"{API}.{part}" if found[part] else variable
     return Credentials.of(**found, names=names) if any(found.values()) else None
 
 
 _KNOWN = {
-    _API: {
+    API: {
         "base_url", "page_size", "requests_per_minute", "concurrency", "timeout",
         "give_up_after", "revisit_after", "status", *LASTING, *PARTS,
     },
-    _WAREHOUSE: {
+    WAREHOUSE: {
         "dir", "publish_every", "verification_fee", "fee_currency", "timezone",
         *(f"pumping_{part.name}" for part in fields(Pumping)),
     },
 }  # fmt: skip
-# How variables begin that are meant for us. (WAREHOUSE_DIR may well be somebody else's.)
-_MEANT = {
-    _API: re.compile("SOURCES_+TWILIO_+VERIFY_+", re.IGNORECASE),
-    _WAREHOUSE: re.compile("WAREHOUSE__", re.IGNORECASE),
-}
-# What a section that is meant for us may be written like. Others are dlt's, or other pipelines'.
-_ALIKE = {_API: _API, "twilio_verify": _API, _WAREHOUSE: _WAREHOUSE}
-
-
-def _refuse_unknown() -> None:
-    """A filter with a misspelt name, or in a misspelt section, would silently read everything."""
-    files = [
-        tomlkit.parse(provider.to_toml()).unwrap()
-        for provider in dlt.config.config_providers
-        if isinstance(provider, BaseDocProvider)
-    ]
-    for section, known in _KNOWN.items():
-        prefix = section.replace(".", "__").upper() + "__"
-        variables = {prefix + name.upper() for name in known}
-        given = [v for v in os.environ if _MEANT[section].match(v) and v not in variables]
-        for file in files:
-            given += [f"{section}.{name}" for name in _table(file, section) if name not in known]
-        if given:
-            names = ", ".join(sorted(known - {"status"}))
-            raise Misuse(
-                f"{given[0]}: no such setting; in [{section}], or in the environment after "
-                f"{prefix}, there are {names}"
-            )
-    of_files = {section: f"[{section}]" for file in files for section in _sections(file)}
-    of_variables = {v.lower().rpartition("__")[0].replace("__", "."): v for v in os.environ}
-    for section, name in {**of_variables, **of_files}.items():
-        alike = get_close_matches(section, _ALIKE, 1, 0.85)
-        if alike and section not in _KNOWN:
-            raise Misuse(f"{name}: no such section; [{_ALIKE[alike[0]]}] must be meant")
-
-
-def _sections(file: dict[str, Any]) -> Iterator[str]:
-    """The names of its tables and of those in them."""
-    for name, table in file.items():
-        if isinstance(table, dict):
-            yield name
-            yield from (f"{name}.{inner}" for inner, of in table.items() if isinstance(of, dict))
-
-
-def _table(file: dict[str, Any], section: str) -> dict[str, Any]:
-    table: Any = file
-    for name in section.split("."):
-        table = table.get(name) if isinstance(table, dict) else None
-    return table if isinstance(table, dict) else {}

@@ -232,7 +232,10 @@ def test_rows_are_shown_without_destinations_and_only_the_first(
     own_check(
         "-- severity: warn\n-- Numbers.\nselect substr(destination, 2) as number,"
         " substr(destination, 2)::bigint as whole, [destination] as more,"
-        " '57 300-123 4567' as spaced, 12_345_678 as amount, 1234567.5 as usd, date '2026-11-20'"
+        " '57 300-123 4567' as spaced, substr(destination, 2)::double as real,"
+        " substr(destination, 2)::decimal(20) as exact,"
+        " '57.300.123.4567' as dotted, ['d@localhost', 'o''brien@example.com'] as mails,"
+        " 12_345_678 as amount, 1234567.5 as usd, 5e9 + 0.5 as part, date '2026-11-20'"
         " as on_day from stg_attempts where channel = 'sms' order by attempt_sid;\n"
     )
     assert main(["check"], now=NOW) == 0
@@ -241,7 +244,9 @@ def test_rows_are_shown_without_destinations_and_only_the_first(
     assert first == f"warn  mine, {there['n']:,} rows: Numbers."
     shown = (
         "number [redacted], whole [redacted], more ['[redacted]'], spaced [redacted],"
-        " amount 12345678, usd 1234567.5, on_day 2026-11-20"
+        " real [redacted].0, exact [redacted], dotted [redacted],"
+        ' mails [[redacted], "[redacted]"],'
+        " amount 12345678, usd 1234567.5, part 5000000000.5, on_day 2026-11-20"
     )
     assert rows == [f"      {shown}"] * 20
     assert last == f"      … and {there['n'] - 20:,} more"
