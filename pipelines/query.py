@@ -28,8 +28,9 @@ def open_published(published: Path) -> duckdb.DuckDBPyConnection:
     """A read-only connection whose instants print in UTC. Raises Failure when nothing is there."""
     if not published.exists():
         raise Failure(
-            f"{published} is not there yet: run `make sync` first, which makes it or says what is "
-            "in the way (or `make demo` and then `WAREHOUSE__DIR=warehouse/demo make sql`)"
+            f"{published} is not there: run `make sync` first, which makes it or says what is in "
+            "the way (or `make restore` with a backup; or `make demo`, and then "
+            "`WAREHOUSE__DIR=warehouse/demo make sql`)"
         )
     try:
         connection = duckdb.connect(str(published), read_only=True)

@@ -318,7 +318,10 @@ class Warehouse:
     def require(self) -> None:
         """Raises Failure before the first sync."""
         if not self.is_begun():  # of the published file, if that is what there is
-            raise Failure(f"{self.directory} holds no attempts yet; run `make sync` first")
+            raise Failure(
+                f"{self.directory} holds no attempts; run `make sync` first (or, if it held some, "
+                "`make restore` with a backup)"
+            )
 
     def check_account(self, account_sid: str, file: Path | None = None) -> None:
         """Refuses credentials of another account than the warehouse's, or than that of `file`."""
