@@ -199,19 +199,19 @@ scores as (
 
 of_cell as (
     select
-        b.cell,
+        c.cell,
         v.attempts,
         v.is_converted,
         v.is_undelivered,
         v.channel_spend,
         v.currency,
         try_cast(regexp_replace(v.destination, '[^0-9]', '', 'g') as bigint) as number
-    from baselines as b
+    from candidates as c
     inner join sends as v
         on
-            b.created_date = v.created_date
-            and b.country = v.country
-            and b.destination_prefix = v.destination_prefix
+            c.created_date = v.created_date
+            and c.country = v.country
+            and c.destination_prefix = v.destination_prefix
 ),
 
 destinations as (
