@@ -171,6 +171,16 @@ def test_the_published_file_is_published_anew(world: World, harm: Break) -> None
     assert world.stored() == before
 
 
+@pytest.mark.parametrize("harm", [Path.unlink, garble], ids=lambda h: h.__name__)
+def test_views_publish_it_anew_without_a_request(configured: World, harm: Break) -> None:
+    configured.sync()
+    before, asked = configured.stored(), len(configured.sandbox.log)
+    harm(configured.settings.published)
+    assert main(["views"], now=NOW) == 0
+    assert configured.stored() == before
+    assert len(configured.sandbox.log) == asked > 0
+
+
 def a_database(file: Path) -> None:
     file.unlink(missing_ok=True)
     with duckdb.connect(str(file)) as connection:

@@ -128,8 +128,8 @@ comment on column conversion_cost.total_cost is
 'channel_spend + verification_fees; null where the row is not in settings.fee_currency: sum it by '
 'currency.';
 comment on column conversion_cost.total_cost_estimate is
-'total_cost with each pending price at the mean of its channel and country; without one of '
-'the channel; without that of the currency.';
+'total_cost with each pending price at the mean of its channel and country; where there is none, '
+'of its channel, and where there is none either, of the currency.';
 comment on column conversion_cost.cost_per_conversion is
 'total_cost / credited_conversions; null without either. What the same verifications cost on other '
 'channels is in their rows.';

@@ -194,7 +194,7 @@ scores as (
             (converted + baseline * baseline_verifications)
             / (verifications + baseline_verifications) as pooled
         from baselines
-    ) as pooled
+    ) as of_both
 ),
 
 of_cell as (
