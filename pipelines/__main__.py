@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import logging
 import os
 import sys
@@ -16,19 +17,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pipelines.arguments import FILTER_OPTIONS, instant, parser_of
+from pipelines.arguments import FILTER_OPTIONS, JSON, TEXT, instant, parser_of
 from pipelines.backfill import backfill, window_of
 from pipelines.checks import FAIL
 from pipelines.errors import Failure, Misuse, first_line, masked, redact
 from pipelines.export import export
 from pipelines.filters import Filters, attempt_sid
 from pipelines.interrupt import INTERRUPTED, heed_signals, ignore_signals, was_interrupted
-from pipelines.progress import counted
+from pipelines.progress import BAR, counted
 from pipelines.query import open_published, prompt, run_query
+from pipelines.runs import Run
 from pipelines.sandbox.switches import SWITCHES
 from pipelines.settings import Settings, load_settings
 from pipelines.sync import (
-    Outcome,
     due,
     fetch_attempts,
     limit_seconds,
@@ -45,7 +46,7 @@ log = logging.getLogger("verify_sync")
 def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
     """Runs one command at `now` (aware; default: the clock, read once)."""
     arguments = parser_of(_COMMANDS).parse_args(argv)
-    _log_to_stderr()
+    _log_to_stderr(arguments)
     try:
         arguments.run(arguments, load_settings(), now or datetime.now(timezone.utc))
         if sys.stdout:  # closed, it is None
@@ -70,7 +71,10 @@ def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
 def _report(arguments: argparse.Namespace, exit_code: int, message: str) -> int:
     if arguments.debug:
         print(redact(traceback.format_exc()), file=sys.stderr)
-    print(f"verify-sync: {redact(message)}", file=sys.stderr)
+    if arguments.log_format == JSON:
+        log.error("%s", message, extra={"exit_code": exit_code})
+    else:
+        print(f"verify-sync: {redact(message)}", file=sys.stderr)
     return exit_code
 
 
@@ -82,25 +86,37 @@ def _sync(arguments: argparse.Namespace, settings: Settings, now: datetime) -> N
     if arguments.dry_run:
         _print_due(settings, now)
         return
-    _print_outcome(settings, sync(settings, now))
+    _tell_read(arguments, settings, sync(settings, now, arguments.wait))
 
 
-def _print_outcome(settings: Settings, outcome: Outcome) -> None:
-    read = f"read {counted(outcome.attempts, 'attempt')} in {counted(outcome.slices, 'slice')}"
-    published = outcome.unpublished or f"published {_shown(settings.published)}"
-    print(f"{read} with {_cost(outcome)}; {published}")
+def _tell_read(arguments: argparse.Namespace, settings: Settings, run: Run) -> None:
+    read = f"read {counted(run.attempts, 'attempt')} in {counted(run.slices, 'slice')}"
+    _tell(arguments, f"{read} with {_cost(run)}; {_published(settings, run)}", run)
 
 
-def _cost(outcome: Outcome) -> str:
-    counts = outcome.counts
-    parts = [counted(counts.requests, "request")]
-    if counts.retries:
-        parts.append(f"of which {counts.retries:,} tried again")
-    if outcome.rejected:
-        parts.append(f"{outcome.rejected:,} rejected")
-    parts.append(f"{outcome.seconds:.1f} s")
-    if outcome.publishing >= 1:
-        parts.append(f"of which {outcome.publishing:.1f} s publishing")
+def _tell(arguments: argparse.Namespace, line: str, run: Run | None = None) -> None:
+    """The one line that says what a run did."""
+    if arguments.quiet:
+        return
+    if arguments.log_format == JSON:
+        told = run.told() if run else {}
+        line = json.dumps({"command": arguments.command, **told, "message": redact(line)})
+    print(line)
+
+
+def _published(settings: Settings, run: Run) -> str:
+    return run.unpublished or f"published {_shown(settings.published)}"
+
+
+def _cost(run: Run) -> str:
+    parts = [counted(run.counts.requests, "request")]
+    if run.counts.retries:
+        parts.append(f"of which {run.counts.retries:,} tried again")
+    if run.rejected:
+        parts.append(f"{run.rejected:,} rejected")
+    parts.append(f"{run.seconds:.1f} s")
+    if run.publishing >= 1:
+        parts.append(f"of which {run.publishing:.1f} s publishing")
     return ", ".join(parts)
 
 
@@ -131,7 +147,8 @@ def _backfill(arguments: argparse.Namespace, settings: Settings, now: datetime) 
     window = window_of(arguments.days, after, before, now)
     given = {name: getattr(arguments, name) for name in ("days", "after", "before")}
     asked = " ".join(f"--{name} {value}" for name, value in given.items() if value is not None)
-    _print_outcome(settings, backfill(settings, window, asked, now, arguments.restart))
+    run = backfill(settings, window, asked, now, arguments.restart, arguments.wait)
+    _tell_read(arguments, settings, run)
 
 
 def _list(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
@@ -157,8 +174,9 @@ def _fetch(arguments: argparse.Namespace, settings: Settings, now: datetime) -> 
         except ValueError as error:
             raise Misuse(f"'{masked(sid)}': {error}") from None
     sids = dict.fromkeys(arguments.sid)  # each once
-    merged, missing = fetch_attempts(settings, sids, now)
-    print(f"merged {counted(merged, 'attempt')}; published {_shown(settings.published)}")
+    run, missing = fetch_attempts(settings, sids, now, arguments.wait)
+    merged = counted(run.attempts, "attempt")
+    _tell(arguments, f"merged {merged}; {_published(settings, run)}", run)
     if missing:
         raise Failure(not_there(missing))
 
@@ -167,11 +185,11 @@ def _demo(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
     """Sandbox, sync and a few answers; no account needed."""
     from pipelines.demo import demo  # here, because a scheduled sync has no use for a sandbox
 
-    outcome = demo(settings, now)
+    run = demo(settings, now)
     folder = _shown(settings.directory / "demo")
     print(
-        f"\nThis sync read {counted(outcome.attempts, 'attempt')} from the sandbox in "
-        f"{outcome.seconds:.1f} s. Now ask it something yourself:\n"
+        f"\nThis sync read {counted(run.attempts, 'attempt')} from the sandbox in "
+        f"{run.seconds:.1f} s. Now ask it something yourself:\n"
         f'  WAREHOUSE__DIR={folder} make sql QUERY="from daily_conversion limit 5"\n'
         f"  WAREHOUSE__DIR={folder} make sql\n"
         "For your own account, set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN and run `make sync`."
@@ -187,9 +205,34 @@ def _sql(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None
         run_query(connection, arguments.query, arguments.format)
 
 
+def _reconcile(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
+    """Compare each day with Twilio's own totals; read again what differs."""
+    from pipelines.reconcile import differing, reconcile, table
+
+    run, comparisons = reconcile(settings, arguments.days, now, arguments.wait)
+    differ = differing(comparisons)
+    if arguments.log_format == TEXT and (differ or not arguments.quiet):
+        print("\n".join(table(comparisons)))
+    days = counted(len({comparison.window for comparison in comparisons}), "day")
+    result = f"compared {days} with {_cost(run)}; {_published(settings, run)}"
+    _tell(arguments, result, run)
+    if differ:
+        raise Failure(run.error or "")
+
+
+def _status(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
+    """Say how fresh and how complete the warehouse is."""
+    from pipelines.status import Status
+
+    status = Status.of(settings, now)
+    print(json.dumps(status.as_json(), indent=1) if arguments.json else "\n".join(status.lines()))
+    status.require_success(arguments.max_age)
+
+
 def _check(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
     """Run the checks of sql/checks on what the last run left."""
     warehouse = Warehouse(settings)
+    warehouse.refuse_newer()
     warehouse.require()
     answers = warehouse.check(now)
     for answer in answers:
@@ -203,14 +246,14 @@ def _check(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
         raise Failure(f"{counted(len(failed), 'check')} of {len(answers)} failed")
 
 
-def _views(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
+def _views(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
     """Apply the views of sql/ again and publish."""
-    warehouse = Warehouse(settings)
+    warehouse = Warehouse(settings, Run("views", now, arguments.wait))
     warehouse.require()
     with warehouse.opened():
         warehouse.apply_views()
         publish(warehouse, now)
-    print(f"views applied; published {_shown(settings.published)}")
+    _tell(arguments, f"views applied; published {_shown(settings.published)}")
 
 
 def _export(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
@@ -223,14 +266,15 @@ def _export(arguments: argparse.Namespace, settings: Settings, _: datetime) -> N
     )
 
 
-def _restore(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
+def _restore(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
     """Start again from a backup of the published file."""
-    kept = Warehouse(settings).restore(arguments.file)
+    kept = Warehouse(settings, Run("restore", now, arguments.wait)).restore(arguments.file)
     for file in kept:
-        print(f"what it replaced is kept as {_shown(file)}")
-    print(
+        _tell(arguments, f"what it replaced is kept as {_shown(file)}")
+    _tell(
+        arguments,
         f"published {_shown(settings.published)} from {_shown(arguments.file)}; "
-        "`make sync` reads what it lacks"
+        "`make sync` reads what it lacks",
     )
 
 
@@ -274,6 +318,8 @@ _COMMANDS = {
     "backfill": _backfill,
     "list": _list,
     "fetch": _fetch,
+    "reconcile": _reconcile,
+    "status": _status,
     "demo": _demo,
     "sql": _sql,
     "check": _check,
@@ -292,14 +338,33 @@ class _Redacted(logging.Formatter):
         return redact(super().format(record))
 
 
-def _log_to_stderr() -> None:
+class _AsJson(logging.Formatter):
+    """`time` (UTC), `level`, `command` and `message`; of what ends the command `exit_code`."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__()
+        self._command = command
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
+            "level": record.levelname.lower(),
+            "command": self._command,
+            "message": redact(record.getMessage()),
+        }
+        exit_code = getattr(record, "exit_code", None)
+        return json.dumps(told if exit_code is None else {**told, "exit_code": exit_code})
+
+
+def _log_to_stderr(arguments: argparse.Namespace) -> None:
     """Plain lines on a terminal, with the time elsewhere: cron's mail has no other."""
+    is_json, is_terminal = arguments.log_format == JSON, sys.stderr.isatty()
+    plain = _Redacted("%(message)s" if is_terminal else "%(asctime)s %(message)s")
     handler = logging.StreamHandler()
-    handler.setFormatter(
-        _Redacted("%(message)s" if sys.stderr.isatty() else "%(asctime)s %(message)s")
-    )
+    handler.setFormatter(_AsJson(arguments.command) if is_json else plain)
     log.handlers = [handler]
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    log.getChild(BAR).setLevel(logging.WARNING if is_json or arguments.quiet else logging.INFO)
 
 
 def _shown(path: Path) -> Path:

@@ -15,8 +15,13 @@ import pendulum
 from pipelines.errors import Misuse, masked
 from pipelines.query import FORMATS
 from pipelines.sandbox.switches import SWITCHES
+from pipelines.settings import length_of
+from pipelines.windows import RETENTION
 
 Commands = Mapping[str, Callable[..., None]]
+TEXT, JSON = "text", "json"
+# What one run at a time does to a warehouse.
+_RUNS = ("sync", "backfill", "fetch", "reconcile", "views", "restore")
 
 # `list`'s options by the filter they are.
 FILTER_OPTIONS = {
@@ -54,7 +59,9 @@ def parser_of(commands: Commands) -> argparse.ArgumentParser:
         summary = (run.__doc__ or "").strip().partition("\n")[0].rstrip(".")
         command = adding.add_parser(name, help=summary, description=summary)
         command.add_argument("--debug", action="store_true", help="show tracebacks")
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, quiet=False, log_format=TEXT, wait=0.0)
+        if name in _RUNS:
+            _add_run(command)
         if name in _OPTIONS:
             _OPTIONS[name](command)
     return parser
@@ -85,6 +92,21 @@ def instant(text: str | None, now: datetime, option: str) -> datetime | None:
     return datetime.fromtimestamp(parsed.timestamp(), timezone.utc)  # pendulum's own zones differ
 
 
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--wait",
+        type=_between(float, 0, 86_400),
+        metavar="SECONDS",
+        help="how long to wait for another run on the same warehouse (default: 0)",
+    )
+    command.add_argument(
+        "--quiet", action="store_true", help="print nothing when all is well, for cron"
+    )
+    command.add_argument(
+        "--log-format", choices=(TEXT, JSON), help="json: an object a line, for machines"
+    )
+
+
 def _sync(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dry-run", action="store_true", help="only print what is due and what it costs"
@@ -108,6 +130,32 @@ def _backfill(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--restart", action="store_true", help="begin anew even if an earlier one is unfinished"
     )
+
+
+def _reconcile(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--days",
+        type=_between(int, 1, RETENTION.days),
+        default=RETENTION.days,
+        help="the last so many whole days, and today so far (default: 30, all that Twilio has)",
+    )
+
+
+def _status(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="for machines")
+    command.add_argument(
+        "--max-age",
+        type=_age,
+        metavar="AGE",
+        help="exit with 1 if the newest sync that succeeded ended longer ago: 90m, 26h, 2d",
+    )
+
+
+def _age(text: str) -> timedelta:
+    try:
+        return length_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _list(command: argparse.ArgumentParser) -> None:
@@ -168,6 +216,8 @@ _OPTIONS = {
     "backfill": _backfill,
     "list": _list,
     "fetch": _fetch,
+    "reconcile": _reconcile,
+    "status": _status,
     "sql": _sql,
     "export": _export,
     "restore": _restore,

@@ -10,14 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from pipelines.client import Client
 from pipelines.clock import Clock
@@ -25,13 +21,15 @@ from pipelines.errors import Failure, Misuse
 from pipelines.losses import warn_of_losses
 from pipelines.progress import Progress
 from pipelines.reading import Package, SliceRead, packages
+from pipelines.runs import Run
 from pipelines.settings import Settings, require_credentials
 from pipelines.sizing import Slice
 from pipelines.sync import (
-    Outcome,
     connect,
+    finish,
     mindful_of_expiry,
     opened,
+    recorded,
     sizing,
     windows_read,
 )
@@ -109,43 +107,48 @@ def window_of(
 
 
 def backfill(
-    settings: Settings, window: Window, asked: str, now: datetime, restart: bool = False
-) -> Outcome:
+    settings: Settings,
+    window: Window,
+    asked: str,
+    now: datetime,
+    restart: bool = False,
+    wait: float = 0.0,
+) -> Run:
     """Reads `window` again and publishes it, or goes on with an unfinished call of the same name.
 
     `asked` is that name: the options as they were typed; with none it goes on with whatever is
     unfinished, or if it is to `restart` reads that again. Raises Failure or Misuse.
     """
-    started, warehouse = time.monotonic(), Warehouse(settings)
+    warehouse = Warehouse(settings, Run("backfill", now, wait, is_brief=True))
     account_sid = require_credentials(settings).account_sid
     instants = (at.isoformat() for at in (*astuple(window), now.replace(microsecond=0)))
     job = Job(account_sid, settings.filters.hash, asked, *instants)
     with (
-        _alone(warehouse),
+        # Two of them would read the same.
+        warehouse.locked(warehouse.backfill_lock, wait, is_brief=False),
         mindful_of_expiry(settings, now),
-        connect(settings, Clock(now)) as client,
+        recorded(warehouse),
+        connect(settings, Clock(now), warehouse.run) as client,
     ):
         with opened(warehouse):
             warn_of_losses(windows_read(warehouse, settings, now), settings.revisit_after, now)
             job = _resumed(_unfinished(settings.directory), job, restart)
-            run = _Run(warehouse, client, job)
-            run.find_left()
-        while run.left:
-            run.read()
+            reading = _Reading(warehouse, client, job)
+            reading.find_left()
+        while reading.left:
+            reading.read()
         with opened(warehouse, patient=True):
-            run.outcome.finish(warehouse, now)
+            finish(warehouse, now)
         _keep(settings.directory, job, finished=True)
-    run.outcome.seconds = time.monotonic() - started
-    return run.outcome
+    return warehouse.run
 
 
-class _Run:
+class _Reading:
     """What is left of a job, and reading it."""
 
     def __init__(self, warehouse: Warehouse, client: Client, job: Job) -> None:
         self._warehouse, self._settings = warehouse, warehouse.settings
         self._client, self._job = client, job
-        self.outcome = Outcome(client.counts)
         self.left: list[Window] = []
 
     def find_left(self) -> None:
@@ -166,7 +169,7 @@ class _Run:
                 filters, concurrency = self._settings.filters, self._settings.concurrency
                 for reads in packages(self._client, slices, filters, concurrency, progress):
                     self._load(reads)
-                    progress.loaded(self.outcome.attempts)
+                    progress.loaded(self._warehouse.run.attempts)
                     del reads  # or its rows stay in memory while the next ones are read
         with opened(self._warehouse, patient=True):
             self.find_left()
@@ -175,11 +178,10 @@ class _Run:
 
     def _load(self, reads: list[SliceRead]) -> None:
         with opened(self._warehouse, patient=True):
-            if self._warehouse.has_changed():  # by a sync, which had its turn
+            if self._warehouse.loader.has_changed():  # by a sync, which had its turn
                 self.find_left()
             _keep(self._settings.directory, self._job)
-            self._warehouse.load(Package.of(reads))
-        self.outcome.add(reads)
+            self._warehouse.run.add(reads, self._warehouse.loader.load(Package.of(reads)))
 
     def _wanted(self, slices: Iterable[Slice], progress: Progress) -> Iterator[Slice]:
         """Without what others have read by now."""
@@ -192,17 +194,6 @@ class _Run:
 
 def _overlap(one: Window, other: Window) -> bool:
     return one.after < other.before and other.after < one.before
-
-
-@contextmanager
-def _alone(warehouse: Warehouse) -> Iterator[None]:
-    """Two of them would read the same."""
-    warehouse.directory.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(warehouse.backfill_lock, timeout=0):
-            yield
-    except Timeout:
-        raise Failure(f"another backfill is using {warehouse.directory}") from None
 
 
 def _resumed(unfinished: list[Job], job: Job, restart: bool) -> Job:

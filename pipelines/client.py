@@ -98,10 +98,10 @@ class Client:
                 restarts += 1
                 if restarts > _RESTARTS:
                     raise refused.error from None
-                log.warning("a page token was refused; its slice starts again")
+                log.info("a page token was refused; its slice starts again")
             except TooHeavy as failure:
                 size = max(size // 2, _SMALL_PAGE)
-                log.warning("%s; its slice starts again with %d a page", failure, size)
+                log.info("%s; its slice starts again with %d a page", failure, size)
 
     def fetch(self, sid: str) -> Page:
         """One attempt by its SID. Raises ApiError 404 when unknown or older than 30 days."""
@@ -191,7 +191,7 @@ class Client:
         if new and len(self._unknown_keys) < _KEYS_TOLD:
             self._unknown_keys |= new
             named = ", ".join(masked(key[:40]) for key in sorted(new)[:_KEYS_TOLD])
-            log.warning("keys that have no column yet are kept in extra: %s", named)
+            log.info("keys that have no column yet are kept in extra: %s", named)
 
 
 class _RefusedToken(Exception):

@@ -7,11 +7,12 @@ from datetime import datetime
 
 from pipelines.credentials import Credentials
 from pipelines.query import open_published, run_query
+from pipelines.runs import Run
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.sends import DAY
 from pipelines.sandbox.server import Sandbox
 from pipelines.settings import Settings
-from pipelines.sync import Outcome, sync
+from pipelines.sync import sync
 
 ATTEMPTS, DAYS = 20_000, 30
 ANSWERS = {
@@ -41,7 +42,7 @@ ANSWERS = {
 }
 
 
-def demo(settings: Settings, now: datetime) -> Outcome:
+def demo(settings: Settings, now: datetime) -> Run:
     """Syncs a made-up account into a folder of its own and prints what it holds."""
     account = Account(attempts=ATTEMPTS, days=DAYS, since=int(now.timestamp()) - DAYS * DAY)
     with Sandbox(account, now=now.timestamp) as sandbox:
@@ -53,9 +54,9 @@ def demo(settings: Settings, now: datetime) -> Outcome:
         )
         # This sandbox has not counted what an earlier demo asked of another.
         of_sandbox.requests_log.unlink(missing_ok=True)
-        outcome = sync(of_sandbox, now)
+        run = sync(of_sandbox, now)
     with open_published(of_sandbox.published) as connection:
         for title, query in ANSWERS.items():
             print(f"\n{title}")
             run_query(connection, query, "table")
-    return outcome
+    return run

@@ -18,6 +18,8 @@ from pipelines.client import Client
 from pipelines.sizing import MOST_PAGES, Sizing, Slice
 from pipelines.windows import Window
 
+BAR = "bar"  # a logger of ours that is silent where no bar is wanted
+
 log = logging.getLogger("verify_sync")
 
 
@@ -52,7 +54,7 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._shown:
             log.info("%s", self._announcement())
-        if self._shown and sys.stderr.isatty():
+        if self._shown and sys.stderr.isatty() and log.getChild(BAR).isEnabledFor(logging.INFO):
             form = "{percentage:3.0f}%|{bar}| {desc}" if self._total else "{desc}"
             self._open.enter_context(logging_redirect_tqdm([log]))
             self._bar = tqdm(total=self._total, bar_format=form, mininterval=0, file=sys.stderr)

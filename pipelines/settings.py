@@ -144,11 +144,19 @@ def parse_schedule(ages: list[Any] | None) -> tuple[timedelta, ...]:
     return schedule
 
 
-def _age(name: str, text: str) -> timedelta:
+def length_of(text: str) -> timedelta:
+    """A length of time such as 15m or 26h; raises ValueError for what is none."""
     match = _AGE.fullmatch(text.strip())
     if match is None or not int(match[1]):
-        raise Misuse(f"{name}: '{text}' is no length of time; write '90s', '15m', '26h' or '3d'")
+        raise ValueError(f"'{text}' is no length of time; write '90s', '15m', '26h' or '3d'")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _age(name: str, text: str) -> timedelta:
+    try:
+        return length_of(text)
+    except ValueError as error:
+        raise Misuse(f"{name}: {error}") from None
 
 
 def _publish_every(text: str) -> timedelta:

@@ -132,7 +132,7 @@ class Sizing:
             yield piece
             return
         if self._budget < len(parts):
-            log.warning("Twilio's counts make no sense; a slice is read as it is")
+            log.info("Twilio's counts make no sense; a slice is read as it is")
             yield piece
             return
         self._budget -= len(parts)
@@ -161,7 +161,7 @@ class Sizing:
         except Misuse:
             raise
         except Failure as failure:
-            log.warning("%s; reading goes on without Twilio's count", failure)
+            log.info("%s; reading goes on without Twilio's count", failure)
             return self._slice(window, None)
         return self._slice(window, summary.attempts)
 

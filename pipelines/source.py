@@ -81,6 +81,7 @@ TABLES: dict[str, TTableSchemaColumns] = {
         text="run_id filters_hash outcome",
         timestamp="created_after created_before reconciled_at",
         bigint="api_attempts api_converted api_unconverted attempts converted unconverted",
+        bool="conversions_judged",
         required="created_after created_before reconciled_at",
     ),
     "rejected_attempts": _columns(

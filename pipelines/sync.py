@@ -19,60 +19,38 @@ from pipelines.errors import Failure
 from pipelines.losses import warn_of_expiry, warn_of_losses
 from pipelines.pacing import Pacer
 from pipelines.progress import Progress
-from pipelines.reading import Package, SliceRead, latest, packages
+from pipelines.reading import Package, latest, packages
+from pipelines.runs import DONE, FAILED, Run
 from pipelines.settings import Settings, require_credentials
 from pipelines.sizing import Sizing
-from pipelines.transport import ApiError, Counts
+from pipelines.transport import ApiError
 from pipelines.warehouse import Warehouse
 from pipelines.windows import Window, WindowsRead, plan
 
 log = logging.getLogger("verify_sync")
 
 
-@dataclass
-class Outcome:
-    """What a run did. `pages` are those of the slices; `counts` has every request.
-
-    `publishing` is the part of `seconds` that making the published file anew took; where it was
-    left as it was, `unpublished` says why.
-    """
-
-    counts: Counts
-    slices: int = 0
-    attempts: int = 0
-    rejected: int = 0
-    pages: int = 0
-    packages: int = 0
-    seconds: float = 0.0
-    publishing: float = 0.0
-    unpublished: str | None = None
-
-    def add(self, reads: list[SliceRead]) -> None:
-        self.slices += len(reads)
-        self.attempts += sum(read.attempts.num_rows for read in reads)
-        self.rejected += sum(read.rejected.num_rows for read in reads)
-        self.pages += sum(read.pages for read in reads)
-        self.packages += 1
-
-    def finish(
-        self, warehouse: Warehouse, now: datetime, publish_every: timedelta = timedelta()
-    ) -> None:
-        """The end of a run: views, and the published file unless there is no need for it."""
-        if self.rejected:
-            log.warning(
-                "%s rows that Twilio listed are no attempts: they have no usable sid or "
-                "date_created, see twilio_verify.rejected_attempts",
-                f"{self.rejected:,}",
-            )
-        started = time.monotonic()
-        if not warehouse.is_begun():
-            self.unpublished = "there was nothing to read"
-            return
-        warehouse.apply_views()
-        self.unpublished = warehouse.why_not_publish(publish_every)
-        if self.unpublished is None:
-            publish(warehouse, now)
-            self.publishing = time.monotonic() - started
+def finish(warehouse: Warehouse, now: datetime, publish_every: timedelta = timedelta()) -> None:
+    """The end of a run: views, and the published file unless there is no need for it."""
+    run = warehouse.run
+    if run.rejected:
+        log.warning(
+            "%s rows that Twilio listed are no attempts: they have no usable sid or "
+            "date_created, see twilio_verify.rejected_attempts",
+            f"{run.rejected:,}",
+        )
+    if run.outcome is None:
+        run.end(DONE)
+    warehouse.record()  # before it is published, so that readers see it
+    if not warehouse.is_begun():
+        run.unpublished = "there was nothing to read"
+        return
+    started = time.monotonic()
+    warehouse.apply_views()
+    run.unpublished = warehouse.why_not_publish(publish_every)
+    if run.unpublished is None:
+        publish(warehouse, now)
+        run.publishing = time.monotonic() - started
 
 
 def publish(warehouse: Warehouse, now: datetime) -> None:
@@ -99,38 +77,41 @@ class Due:
     requests: int
 
 
-def sync(settings: Settings, now: datetime) -> Outcome:
+def sync(settings: Settings, now: datetime, wait: float = 0.0) -> Run:
     """Reads what is due at `now` (aware) and publishes it. Raises Failure or Misuse."""
-    started, warehouse = time.monotonic(), Warehouse(settings)
+    warehouse = Warehouse(settings, Run("sync", now, wait))
     with (
         mindful_of_expiry(settings, now),
         opened(warehouse),
-        connect(settings, Clock(now)) as client,
+        connect(settings, Clock(now), warehouse.run) as client,
     ):
-        outcome = Outcome(client.counts)
         read = windows_read(warehouse, settings, now)
         warn_of_losses(read, settings.revisit_after, now)
-        due = plan(read, settings.revisit_after, now)
-        with sizing(client, settings, warehouse.rate(now)) as sized:
-            pieces = sized.measured(due)
-            slices = sized.cut(pieces)
-            with Progress.of(pieces, sized) as progress:
-                for reads in packages(
-                    client, slices, settings.filters, settings.concurrency, progress
-                ):
-                    warehouse.load(Package.of(reads))
-                    outcome.add(reads)
-                    progress.loaded(outcome.attempts)
-                    del reads  # or its rows stay in memory while the next ones are read
-        outcome.finish(warehouse, now, settings.publish_every)
-    outcome.seconds = time.monotonic() - started
-    return outcome
+        read_windows(warehouse, client, plan(read, settings.revisit_after, now))
+        finish(warehouse, now, settings.publish_every)
+    return warehouse.run
 
 
-def fetch_attempts(settings: Settings, sids: Iterable[str], now: datetime) -> tuple[int, list[str]]:
-    """Merges single attempts; returns how many, and the SIDs that the API does not have."""
-    found, missing, warehouse = [], [], Warehouse(settings)
-    with opened(warehouse), connect(settings, Clock(now)) as client:
+def read_windows(warehouse: Warehouse, client: Client, windows: Iterable[Window]) -> None:
+    """Reads and loads them, package by package."""
+    settings, run = warehouse.settings, warehouse.run
+    with sizing(client, settings, warehouse.rate(run.started_at)) as sized:
+        pieces = sized.measured(windows)
+        slices = sized.cut(pieces)
+        with Progress.of(pieces, sized) as progress:
+            for reads in packages(client, slices, settings.filters, settings.concurrency, progress):
+                run.add(reads, warehouse.loader.load(Package.of(reads)))
+                progress.loaded(run.attempts)
+                del reads  # or its rows stay in memory while the next ones are read
+
+
+def fetch_attempts(
+    settings: Settings, sids: Iterable[str], now: datetime, wait: float = 0.0
+) -> tuple[Run, list[str]]:
+    """Merges single attempts; returns the run, and the SIDs that the API does not have."""
+    found, missing = [], []
+    warehouse = Warehouse(settings, Run("fetch", now, wait))
+    with opened(warehouse), connect(settings, Clock(now), warehouse.run) as client:
         for sid in sids:
             try:
                 found.append(client.fetch(sid))
@@ -142,10 +123,13 @@ def fetch_attempts(settings: Settings, sids: Iterable[str], now: datetime) -> tu
             raise Failure(not_there(missing))
         attempts = latest(pa.concat_tables([page.attempts for page in found]))
         rejected = pa.concat_tables([page.rejected for page in found])
-        warehouse.load(Package(attempts, rejected))
-        outcome = Outcome(client.counts, rejected=rejected.num_rows)
-        outcome.finish(warehouse, now)
-    return attempts.num_rows, missing
+        run = warehouse.run
+        run.attempts_new = warehouse.loader.load(Package(attempts, rejected))
+        run.attempts, run.rejected = attempts.num_rows, rejected.num_rows
+        if missing:
+            run.end(FAILED, not_there(missing))
+        finish(warehouse, now)
+    return run, missing
 
 
 @contextmanager
@@ -169,18 +153,32 @@ def not_there(sids: Iterable[str]) -> str:
 
 @contextmanager
 def opened(warehouse: Warehouse, patient: bool = False) -> Iterator[None]:
-    """The warehouse to load into: of this account, rid of what an interrupted run left."""
+    """The warehouse to load into: of this account, rid of what an interrupted run left; what its
+    run does is written down."""
     credentials = require_credentials(warehouse.settings)
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what pages no longer need
     with warehouse.opened(patient):
-        warehouse.finish_pending()
+        warehouse.loader.finish_pending()
         warehouse.check_account(credentials.account_sid)
+        warehouse.record()
+        with recorded(warehouse):
+            yield
+
+
+@contextmanager
+def recorded(warehouse: Warehouse) -> Iterator[None]:
+    """A run that fails in here is written down as one that did."""
+    try:
         yield
+    except (Exception, KeyboardInterrupt) as error:
+        warehouse.record_failure(error)
+        raise
 
 
 def due(settings: Settings, now: datetime) -> list[Due]:
     """What a sync at `now` would read. Asks the Summary once a window; stores no attempt."""
     credentials, warehouse = require_credentials(settings), Warehouse(settings)
+    warehouse.refuse_newer()
     warehouse.check_account(credentials.account_sid)
     windows = plan(windows_read(warehouse, settings, now), settings.revisit_after, now)
     with (
@@ -203,9 +201,10 @@ def limit_seconds(requests: int, per_minute: int) -> int:
     return 60 * max(0, ceil(requests / per_minute) - 1)
 
 
-def connect(settings: Settings, clock: Clock) -> Client:
-    """A client that knows which requests were sent lately, by this run or an earlier one."""
-    return Client(
+def connect(settings: Settings, clock: Clock, run: Run | None = None) -> Client:
+    """A client that knows which requests were sent lately, by this run or an earlier one; `run`
+    is to have the count of its own."""
+    client = Client(
         require_credentials(settings),
         settings.base_url,
         settings.page_size,
@@ -214,6 +213,9 @@ def connect(settings: Settings, clock: Clock) -> Client:
         Pacer(settings.requests_per_minute, settings.requests_log),
         settings.give_up_after.total_seconds(),
     )
+    if run:
+        run.counts = client.counts
+    return client
 
 
 def sizing(client: Client, settings: Settings, rate: float | None = None) -> Sizing:

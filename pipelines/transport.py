@@ -193,7 +193,7 @@ class Transport:
         self._count("retries")
         assert state.outcome is not None
         why, wait = state.outcome.exception(), state.upcoming_sleep
-        log.warning("%s; trying again in %.0f s", why, wait)
+        log.info("%s; trying again in %.0f s", why, wait)
 
     def _count(self, what: str) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.errors import Failure, first_line
+from pipelines.layout import TYPES
 from pipelines.recovery import SCHEMA
 from pipelines.settings import Settings
 from pipelines.source import TABLES
@@ -21,7 +22,6 @@ from pipelines.windows import RETENTION, SETTLED_AFTER
 CODE_VALIDITY = timedelta(
     minutes=10
 )  # Twilio's default: an attempt this old is seldom converted later
-_TYPES = {"text": "varchar", "timestamp": "timestamptz", "bigint": "bigint"}
 _LAYERS = ("staging", "marts", "reports")  # a view reads from no later folder
 
 
@@ -74,7 +74,7 @@ def create_raw(connection: duckdb.DuckDBPyConnection, attempts: pa.Table) -> Non
     connection.unregister("given")
     connection.execute(f"create table {SCHEMA}._dlt_loads (load_id varchar, status bigint)")
     for name, columns in TABLES.items():
-        typed = [f"{column} {_TYPES[str(hint['data_type'])]}" for column, hint in columns.items()]
+        typed = [f"{column} {TYPES[str(hint['data_type'])]}" for column, hint in columns.items()]
         of_dlt = "_dlt_load_id varchar"
         connection.execute(f"create table {SCHEMA}.{name} ({', '.join([*typed, of_dlt])})")
 

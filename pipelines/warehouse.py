@@ -1,41 +1,32 @@
-"""The files a run keeps: dlt's pipeline into `loading.duckdb`, views, the published read copy."""
+"""The folder a run works in: one run at a time, what it holds, views, the published read copy."""
 
 from __future__ import annotations
 
-import gc
-import logging
-import re
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import datetime, timedelta
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
-import dlt
 import duckdb
 import numpy as np
-from dlt.common.exceptions import DltException
-from dlt.pipeline.exceptions import PipelineStepFailed
-from filelock import FileLock, Timeout
 
 from pipelines.checks import Answer, run_checks
 from pipelines.credentials import other_account
-from pipelines.errors import Failure, Misuse, advised, first_line
-from pipelines.interrupt import held
-from pipelines.reading import Package
+from pipelines.database import MIB, Database
+from pipelines.errors import Failure, Misuse, advised
+from pipelines.layout import bring_along, refuse_newer
+from pipelines.loader import Loader
+from pipelines.lock import Lock
 from pipelines.recovery import (
-    NEWEST,
-    OFFLINE,
     SCHEMA,
     Connection,
     Damaged,
     Foreign,
     Locked,
-    T,
-    ask,
     copied,
     copied_database,
     is_damage,
@@ -47,21 +38,15 @@ from pipelines.recovery import (
     set_aside,
     unusable,
 )
+from pipelines.runs import Run, newest_sync, record
 from pipelines.settings import Settings
-from pipelines.source import TABLES, loaded, rate_sql, windows_read_sql
+from pipelines.source import rate_sql, windows_read_sql
 from pipelines.views import create_views
 from pipelines.windows import RETENTION, SECOND, WindowsRead
 
 _READABLE_SINCE = "v1.2.0"  # DuckDB 2.0's own storage format cannot be opened by 1.x
-_SPARE = 64 * 2**20  # bytes left free on the disk after publishing
-_MEMORY = "128MB"
-_LOADING = {
-    **OFFLINE,
-    "memory_limit": _MEMORY,
-    "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
-}
-_MIB = 2**20
-_LARGE = 256 * _MIB  # of a file, about 3 million attempts
+_SPARE = 64 * MIB  # bytes left free on the disk after publishing
+_OUTGROWN = 1.5  # times the size of a compact copy: rows that are merged leave holes
 
 # A load package that brought more than windows in which there was nothing.
 _UNPUBLISHED = f"""
@@ -83,46 +68,47 @@ _MEANING = """
     from duckdb_columns() where schema_name = 'main' and not internal
     union all
     select settings::varchar from main.settings
+    union all
+    select concat_ws(' ', count(*), max(reconciled_at)) from twilio_verify.reconciliations
     order by all
 """
-
-# As a power cut leaves it: files that are empty, or not there.
-_OF_A_DAMAGED_FOLDER = (ValueError, KeyError, FileNotFoundError, DltException)
-
-log = logging.getLogger("verify_sync")
 
 
 class Warehouse:
     """The folder `settings.directory`.
 
-    Inside `opened` it loads and publishes; outside it only reads what the last run left, and
-    changes nothing.
+    Inside `opened` it is `run`'s, which loads and publishes; outside it only reads what the last
+    run left, and changes nothing.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, run: Run | None = None) -> None:
         self.settings = settings
+        self.run = run or Run("run", datetime.now(timezone.utc))
         self.directory = settings.directory
         self.loading = settings.directory / "loading.duckdb"
         self.published = settings.published
-        self.backfill_lock = settings.directory / "backfill.lock"
-        self._working_folder = settings.directory / "dlt"
-        self._connection: Connection | None = None
-        self._dlt_connection: Connection | None = None
-        self._known: list[tuple[Any, ...]] | None = None  # the newest load that we know of
+        self.working_folder = settings.directory / "dlt"
+        self.lock = Lock(settings.directory / "lock")
+        self.backfill_lock = Lock(settings.directory / "backfill.lock")
+        self.database = Database(self.loading, self.published)
+        self.loader = Loader(self.database, self.working_folder)
+        self._compact = self.loading.with_name(f"{self.loading.name}.compact")
 
     @contextmanager
     def opened(self, patient: bool = False) -> Iterator[None]:
         """One run at a time, on files that hold everything or are rebuilt.
 
-        `patient`, it waits for as long as another run lasts; else that is a Failure.
+        `patient`, it waits for as long as another run lasts; else for as long as the run may.
         """
-        with self._locked(patient):
+        with self.locked(self.lock, float("inf") if patient else self.run.wait):
+            self.refuse_newer()
             recover(self.loading, self.published)
+            self._compact.unlink(missing_ok=True)
             try:
                 with self._connected():
-                    if self._known is None:
-                        self._known = self._loads()
                     yield
+                if self._compact.exists():
+                    put(self._compact, self.loading)
             except (Failure, duckdb.Error) as error:
                 if not is_damage(error) or newest_load(self.published) is None:
                     raise
@@ -132,55 +118,54 @@ class Warehouse:
                 ) from error
 
     @contextmanager
-    def _locked(self, patient: bool = False) -> Iterator[None]:
-        """A lock left behind by a dead process is no obstacle."""
-        lock = FileLock(self.directory / "lock", timeout=0)
+    def locked(self, lock: Lock, wait: float, is_brief: bool | None = None) -> Iterator[None]:
+        """Failures of the folder, whatever happens in it, are one line."""
+        holder = self.run.holder()
+        if is_brief is not None:
+            holder = replace(holder, is_brief=is_brief)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with self._taken(lock, patient):
+            with lock.held(holder, wait):
                 yield
-        except Timeout:
-            raise Failure(f"another run is using {self.directory}; try again later") from None
         except OSError as error:
             why = advised(error.strerror or str(error))
             raise Failure(f"{self.directory} cannot be used: {why}") from error
         except duckdb.Error as error:
             raise unusable(self.loading, error) from error
 
-    def _taken(self, lock: FileLock, patient: bool) -> AbstractContextManager[object]:
-        try:
-            return lock.acquire()
-        except Timeout:
-            if not patient and not self._is_backfilled():
-                raise
-        log.info("waiting until another run has done with %s", self.directory)
-        return lock.acquire(timeout=-1)
-
-    def _is_backfilled(self) -> bool:
-        """A backfill has the warehouse for seconds only, so others can wait for it."""
-        try:
-            with FileLock(self.backfill_lock, timeout=0):
-                return False
-        except Timeout:
-            return True
+    def refuse_newer(self) -> None:
+        """Raises Misuse for files that only a later release knows how to work with."""
+        for file in (self.loading, self.published):
+            with suppress(Damaged, Locked):  # which is for others to say
+                refuse_newer(file)
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
-        try:
-            with (
-                duckdb.connect(str(self.loading), config=self._loading()) as self._connection,
-                self._connection.cursor() as self._dlt_connection,
-            ):
+        with self.database.opened():
+            bring_along(self.connection)
+            with self.loader.opened():
                 yield
-        finally:
-            self._connection = self._dlt_connection = None
-            self.__dict__.pop("pipeline", None)  # it holds the connection that is closed now
 
-    def _loading(self) -> dict[str, Any]:
-        """A second thread costs more than it brings, until finding the sids of a package among all
-        takes most of a load's time."""
-        is_large = self.loading.exists() and self.loading.stat().st_size > _LARGE
-        return {**_LOADING, "threads": 2 if is_large else 1}
+    def record(self) -> None:
+        """Writes down what the run did by now, in `sync_runs`."""
+        backfill = self.backfill_lock.holder()
+        goes_on = backfill is not None and backfill.pid != os.getpid()
+        record(self.connection, self.run, goes_on)
+        self.lock.note(replace(self.run.holder(), last_success=_text(newest_sync(self.connection))))
+
+    def record_failure(self, error: BaseException) -> None:
+        """The same of a run that failed, if it had been written down and that is possible."""
+        self.run.fail(error)
+        if not self.run.is_recorded:
+            return
+        with suppress(Failure, OSError, duckdb.Error):
+            if self.database.is_open:
+                with suppress(duckdb.Error):
+                    self.connection.rollback()  # what failed may have been a transaction
+                self.record()
+            else:
+                with self.opened():
+                    self.record()
 
     def restore(self, backup: Path) -> list[Path]:
         """Starts again from a published copy: what was read since is due again.
@@ -189,7 +174,8 @@ class Warehouse:
         warehouse or another account's. Interrupted, it is undone by the next run.
         """
         _check_backup(backup)
-        with self._locked():
+        refuse_newer(backup)
+        with self.locked(self.lock, self.run.wait):
             if self.settings.credentials:
                 self.check_account(self.settings.credentials.account_sid, backup)
             there = [file for file in (self.published, self.loading) if file.exists()]
@@ -198,8 +184,8 @@ class Warehouse:
                     newest_load(file)
             fresh = copied(backup, self.loading)
             kept = [keep(file) for file in there]
-            if self._working_folder.exists():  # a package in it belongs to what is replaced
-                shutil.rmtree(self._working_folder)
+            if self.working_folder.exists():  # a package in it belongs to what is replaced
+                shutil.rmtree(self.working_folder)
             put(fresh, self.loading)
             with self._connected():
                 self.apply_views()
@@ -208,112 +194,12 @@ class Warehouse:
 
     @property
     def connection(self) -> Connection:
-        assert self._connection is not None, "only inside `opened`"
-        return self._connection
-
-    @cached_property
-    def pipeline(self) -> dlt.Pipeline:
-        """dlt's pipeline into `loading.duckdb`; its working folder is part of the warehouse."""
-        dlt.config["load.delete_completed_jobs"] = True  # loaded packages hold phone numbers
-        dlt.config["load.truncate_staging_dataset"] = True  # or publishing copies it, to drop it
-        dlt.config["runtime.enable_runtime_trace"] = False  # it quotes settings: tokens, a number
-        dlt.config["runtime.intercept_signals"] = False  # it forgets one that comes late; see held
-        return dlt.pipeline(
-            "verify_sync",
-            pipelines_dir=str(self._working_folder),
-            # On the run's database: dlt by itself would open and checkpoint it at every step. Its
-            # own cursor, because it changes the search path of what it is given.
-            destination=dlt.destinations.duckdb(self._dlt_connection or self.connection),
-            dataset_name=SCHEMA,
-        )
-
-    def finish_pending(self) -> None:
-        """Loads what an interrupted run left behind, or gives it up: its windows are then due."""
-        try:
-            if not self.pipeline.has_pending_data:
-                return
-            log.info("finishing the load package that an interrupted run left behind")
-            if self._has_begun() or self._appends():
-                self._give_up("it is given up, to be read again: it may be loaded in part")
-                return
-            with held():
-                self.pipeline.normalize()
-                self.pipeline.load()
-            _forget_loaded(Path(self.pipeline.working_dir))
-        except PipelineStepFailed as error:
-            self._give_up(f"it is given up, to be read again: {_why(error)}")
-        except _OF_A_DAMAGED_FOLDER as error:
-            self._give_up(f"{self._working_folder} is damaged and made anew: {first_line(error)}")
-
-    def _has_begun(self) -> bool:
-        """Whether dlt would leave parts of it out, as loaded: another file may lack them."""
-        ids = self.pipeline.list_normalized_load_packages()
-        packages = map(self.pipeline.get_load_package_info, ids)
-        return any(package.jobs["completed_jobs"] for package in packages)
-
-    def _appends(self) -> bool:
-        """Whether it would add attempts for a second time that its run has loaded already."""
-        return self.pipeline.default_schema.get_table("attempts")["write_disposition"] == "append"
-
-    def _give_up(self, message: str) -> None:
-        log.warning("%s", message)
-        self.__dict__.pop("pipeline", None)
-        shutil.rmtree(self._working_folder)
-
-    def load(self, package: Package) -> None:
-        """Loads rows and the record of their windows together, or neither.
-
-        Where another run has loaded since the rows were read, it may have later readings of some.
-        """
-        complete = self._tables() >= {"attempts", *TABLES}
-        if complete and self.has_changed():
-            package = self._not_older(package)
-        try:
-            with held():
-                self.pipeline.run(loaded(package, not complete, self._is_new(package)))
-        except PipelineStepFailed as error:
-            raise Failure(f"loading failed: {advised(_why(error))}") from error
-        _forget_loaded(Path(self.pipeline.working_dir))
-        self._known = self._loads()
-        gc.collect()  # dlt's errors that it got over hold on to frames, and so to the package
-
-    def has_changed(self) -> bool:
-        """Whether another run has loaded anything since this one was opened or has loaded."""
-        return self._known != self._loads()
-
-    def _loads(self) -> list[tuple[Any, ...]]:
-        return self._rows(NEWEST)
-
-    def _is_new(self, package: Package) -> bool:
-        """Whether none of its attempts is stored. Of a large table that takes long to say, but not
-        whether there is anything in its windows."""
-        stored = f"select 1 from {SCHEMA}.attempts where"
-        for read in package.windows_read:
-            within = "date_created > '{created_after}' and date_created <= '{created_before}'"
-            if self._rows(f"{stored} {within.format(**read)} limit 1"):
-                return False
-        return bool(package.windows_read) and not self._beside(
-            package, f"{stored} sid in (select sid from package) limit 1"
-        )
-
-    def _not_older(self, package: Package) -> Package:
-        older = self._beside(
-            package,
-            f"select sid from package join {SCHEMA}.attempts as stored using (sid)"
-            " where stored.read_at > package.read_at",
-        )
-        return package.without([sid for (sid,) in older])
-
-    def _beside(self, package: Package, query: str) -> list[tuple[Any, ...]]:
-        self.connection.register("package", package.attempts)
-        try:
-            return self._rows(query)
-        finally:
-            self.connection.unregister("package")
+        """The run's own."""
+        return self.database.connection
 
     def is_begun(self) -> bool:
         """Whether there has been a first load."""
-        return "attempts" in self._tables()
+        return "attempts" in self.database.tables()
 
     def require(self) -> None:
         """Raises Failure before the first sync."""
@@ -325,7 +211,7 @@ class Warehouse:
 
     def check_account(self, account_sid: str, file: Path | None = None) -> None:
         """Refuses credentials of another account than the warehouse's, or than that of `file`."""
-        rows = self._rows(
+        rows = self.database.rows(
             f"select account_sid from {SCHEMA}.windows_read"
             f" union (select account_sid from {SCHEMA}.attempts limit 1)",  # perhaps only fetched
             file,
@@ -337,20 +223,23 @@ class Warehouse:
                 f"{account_sid}; give each account its own folder with WAREHOUSE__DIR"
             )
 
-    def windows_read(self, account_sid: str, now: datetime) -> WindowsRead:
+    def windows_read(
+        self, account_sid: str, now: datetime, file: Path | None = None
+    ) -> WindowsRead:
         """What the planner needs to know: windows that reached into retention at the last read."""
         filters_hash = self.settings.filters.hash
-        newest = self._rows(
-            f"select max(read_at) from {SCHEMA}.windows_read where filters_hash = '{filters_hash}'"
+        newest = self.database.rows(
+            f"select max(read_at) from {SCHEMA}.windows_read where filters_hash = '{filters_hash}'",
+            file,
         )
         since = min([now, *(read_at for (read_at,) in newest if read_at)]) - RETENTION
         query = windows_read_sql(account_sid, filters_hash, since, f"{SCHEMA}.")
-        return self._ask(query, _as_windows_read, WindowsRead.of(()))
+        return self.database.ask(query, _as_windows_read, WindowsRead.of(()), file)
 
     def rate(self, now: datetime) -> float | None:
         """The most attempts a second that a window of the last 30 days has; None before any."""
         query = rate_sql(self.settings.filters.hash, now - RETENTION, f"{SCHEMA}.")
-        return next((rate for (rate,) in self._rows(query)), None)
+        return next((rate for (rate,) in self.database.rows(query)), None)
 
     def apply_views(self) -> None:
         """Creates `settings` and every view of `sql/` anew, in one transaction."""
@@ -366,10 +255,9 @@ class Warehouse:
             return None
         if newest is None:
             return None
-        as_published = self._rows(_MEANING, self.published)
-        if not self._rows(_UNPUBLISHED.format(newest=newest)) and as_published == self._rows(
-            _MEANING
-        ):
+        as_published = self.database.rows(_MEANING, self.published)
+        has_more = bool(self.database.rows(_UNPUBLISHED.format(newest=newest)))
+        if not has_more and as_published == self.database.rows(_MEANING):
             return "nothing new to publish"
         age = timedelta(seconds=time.time() - self.published.stat().st_mtime)
         if timedelta() <= age < every:
@@ -378,13 +266,13 @@ class Warehouse:
 
     def check(self, now: datetime) -> list[Answer]:
         """What the checks of `sql/` find in what would be published next."""
-        if self._connection is None:
-            return self._ask("select 1", lambda answer: run_checks(answer, now), [])
+        if not self.database.is_open:
+            return self.database.ask("select 1", lambda answer: run_checks(answer, now), [])
         # With less, two threads do not get through; with more, large ones were faster, and larger.
-        memory = min(max(self.loading.stat().st_size // 2, 192 * _MIB), 1024 * _MIB)
+        memory = min(max(self.loading.stat().st_size // 2, 192 * MIB), 1024 * MIB)
         with (
-            self._going_through_all(f"{memory // _MIB}MiB"),
-            self._connection.cursor() as connection,
+            self.database.going_through_all(memory // MIB),
+            self.connection.cursor() as connection,
         ):
             return run_checks(connection, now)
 
@@ -392,23 +280,17 @@ class Warehouse:
         """Replaces `verify.duckdb` by a compact copy at once; who has it open keeps the old one."""
         self._check_disk()
         options = f"(storage_version '{_READABLE_SINCE}')"
-        with self._going_through_all(_MEMORY):
+        with self.database.going_through_all():
             fresh = copied_database(self.connection, "loading", self.published, options)
+        self._keep_compact(fresh)
         put(fresh, self.published)
         note_published(self.published, self.connection)
 
-    @contextmanager
-    def _going_through_all(self, memory: str) -> Iterator[None]:
-        """With a second thread, which is of use to a copy only if rows may change their order."""
-        usual = {"memory_limit": _MEMORY, "threads": self._loading()["threads"]}
-        self._set(memory_limit=memory, threads=2, preserve_insertion_order=False)
-        try:
-            yield
-        finally:
-            self._set(**usual, preserve_insertion_order=True)
-
-    def _set(self, **options: object) -> None:
-        self.connection.execute(" ".join(f"set {name} = '{options[name]}';" for name in options))
+    def _keep_compact(self, fresh: Path) -> None:
+        """Where the run's own file has outgrown a copy of it, that takes its place in the end."""
+        size, free = fresh.stat().st_size, shutil.disk_usage(self.directory).free
+        if self.loading.stat().st_size > _OUTGROWN * size and free > size + _SPARE:
+            shutil.copyfile(fresh, self._compact)
 
     def _check_disk(self) -> None:
         self.connection.execute("checkpoint")
@@ -420,32 +302,9 @@ class Warehouse:
                 f"{free >> 20}; what was read is kept, free some space and run again"
             )
 
-    def _tables(self) -> set[str]:
-        rows = self._rows(f"select table_name from duckdb_tables() where schema_name = '{SCHEMA}'")
-        return {row[0] for row in rows}
 
-    def _rows(self, query: str, file: Path | None = None) -> list[tuple[Any, ...]]:
-        return self._ask(query, lambda answer: answer.fetchall(), [], file)
-
-    def _ask(
-        self, query: str, take: Callable[[Connection], T], nothing: T, file: Path | None = None
-    ) -> T:
-        """The answer from `loading.duckdb`; `nothing` while it or its tables do not exist yet.
-
-        Where it is gone or damaged, from the published file, of which the next run rebuilds it.
-        """
-        if self._connection is None or file is not None:
-            usual = self.loading if self.loading.exists() else self.published
-            try:
-                return ask(file or usual, query, take, nothing)
-            except Damaged:
-                if file is not None:
-                    raise
-                return ask(self.published, query, take, nothing)
-        try:
-            return take(self._connection.execute(query))
-        except duckdb.CatalogException:
-            return nothing
+def _text(instant: datetime | None) -> str | None:
+    return instant.isoformat() if instant else None
 
 
 def _as_windows_read(answer: Connection) -> WindowsRead:
@@ -461,17 +320,3 @@ def _check_backup(file: Path) -> None:
     if found is None:
         what = "is no warehouse" if file.exists() else "is not there"
         raise Misuse(f"{file} {what}: give a copy of a published verify.duckdb")
-
-
-def _why(error: PipelineStepFailed) -> str:
-    """The cause's own words: dlt puts a traceback before them and advice after."""
-    cause = error.exception or error
-    lines = re.findall(r"^[\w.]+(?:Error|Exception): (.+)", str(cause), re.MULTILINE)
-    return lines[-1] if lines else first_line(cause)
-
-
-def _forget_loaded(working_folder: Path) -> None:
-    """dlt keeps a record of every package it has loaded; a table of them is in the warehouse."""
-    (working_folder / "trace.pickle").unlink(missing_ok=True)  # of our first release
-    shutil.rmtree(working_folder / "load" / "loaded", ignore_errors=True)
-    (working_folder / "load" / "loaded").mkdir(exist_ok=True)

@@ -26,12 +26,13 @@ from pipelines.clock import Clock
 from pipelines.credentials import Credentials
 from pipelines.decode import SCHEMA
 from pipelines.reading import packages
+from pipelines.runs import Run
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Faults, Limits, Switches
 from pipelines.settings import Settings
 from pipelines.sizing import Slice
-from pipelines.sync import Outcome, connect, sync, windows_read
+from pipelines.sync import connect, sync, windows_read
 from pipelines.views import create_raw, create_views
 from pipelines.warehouse import Warehouse
 from pipelines.windows import LAST_CALL, RETENTION, Window, plan
@@ -83,7 +84,7 @@ class World:
     settings: Settings
     now: datetime = field(default=NOW)
 
-    def sync(self) -> Outcome:
+    def sync(self) -> Run:
         return sync(self.settings, self.now)
 
     def move(self, **duration: float) -> None:

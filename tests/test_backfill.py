@@ -21,15 +21,17 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from filelock import FileLock
 
 from pipelines import reading
 from pipelines.__main__ import main
 from pipelines.backfill import backfill, window_of
 from pipelines.errors import Misuse
 from pipelines.filters import Filters
+from pipelines.loader import Loader
+from pipelines.lock import Holder
 from pipelines.reading import Package
-from pipelines.sync import Outcome, sync, windows_read
+from pipelines.runs import Run
+from pipelines.sync import sync, windows_read
 from pipelines.warehouse import Warehouse
 from pipelines.windows import RETENTION, SECOND, Window, remaining
 from tests.conftest import (
@@ -48,7 +50,7 @@ DAY = timedelta(days=1)
 FIELDS = ("account_sid", "filters_hash", "asked", "after", "before", "began_at")
 
 
-def run(world: World, days: int = 30, asked: str = "", restart: bool = False) -> Outcome:
+def run(world: World, days: int = 30, asked: str = "", restart: bool = False) -> Run:
     window = window_of(days, None, None, world.now)
     return backfill(world.settings, window, asked, world.now, restart)
 
@@ -244,21 +246,22 @@ def test_what_got_lost_meanwhile_is_read_again(
     in_slices: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if the loading file had been rebuilt between two packages, without the last of them."""
-    world, load, loads = in_slices, Warehouse.load, 0
+    world, load, loads = in_slices, Loader.load, 0
     world.sync()
     world.move(minutes=1)
 
-    def loading(warehouse: Warehouse, package: Package) -> None:
+    def loading(loader: Loader, package: Package) -> int:
         nonlocal loads
         loads += 1
-        load(warehouse, package)
+        new = load(loader, package)
         if loads == 3:
-            warehouse.connection.execute(
+            loader._database.connection.execute(
                 "delete from twilio_verify.windows_read where _dlt_load_id ="
                 " (select max(_dlt_load_id) from twilio_verify.windows_read)"
             )
+        return new
 
-    monkeypatch.setattr(Warehouse, "load", loading)
+    monkeypatch.setattr(Loader, "load", loading)
     run(world)
     read = world.query(
         "select created_after, count(*) as n from twilio_verify.windows_read"
@@ -356,7 +359,7 @@ def test_an_older_reading_does_not_replace_a_newer_one(world: World) -> None:
     truth = world.truth()
     for warehouse, reads in ((others, late), (mine, early)):
         with warehouse.opened():
-            warehouse.load(Package.of(reads))
+            warehouse.loader.load(Package.of(reads))
             warehouse.apply_views()
             warehouse.publish()
     stored = world.stored()
@@ -365,25 +368,17 @@ def test_an_older_reading_does_not_replace_a_newer_one(world: World) -> None:
     assert early[0].attempts.num_rows == late[0].attempts.num_rows == len(inside)
 
 
-def test_two_backfills_do_not_read_the_same(configured: World, capsys: Capture) -> None:
-    configured.settings.directory.mkdir()
-    with FileLock(configured.settings.directory / "backfill.lock"):
-        code, line = refused(capsys, "backfill")
-    assert (code, "another backfill" in line) == (1, True)
-    assert configured.sandbox.log == []
-
-
 def test_it_waits_for_a_sync_that_is_loading(
     in_slices: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="verify_sync")
-    world, found = in_slices, list[Outcome]()
+    world, found = in_slices, list[Run]()
     world.sandbox.failure = slow  # type: ignore[method-assign]
     running = threading.Thread(target=lambda: found.append(run(world)))
     running.start()
     while pages_asked(world) < 4:
         time.sleep(0.01)
-    with FileLock(world.settings.directory / "lock"):
+    with Warehouse(world.settings).lock.held(Holder("sync", os.getpid(), "today"), 60):
         time.sleep(1.5)
         assert pages_asked(world) <= reading.PACKAGE_PAGES * 3  # not without end, meanwhile
     running.join()

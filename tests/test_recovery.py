@@ -283,8 +283,8 @@ def test_a_package_loaded_in_part_into_a_file_that_is_gone(
     pieces = due_windows(world)
     with warehouse.opened():
         package = Package.of(read_windows(world, pieces))
-        warehouse.pipeline.extract(loaded(package, materialize=False))
-        warehouse.pipeline.normalize()
+        warehouse.loader.pipeline.extract(loaded(package, materialize=False))
+        warehouse.loader.pipeline.normalize()
     (job,) = world.settings.directory.glob(f"dlt/**/new_jobs/{table}.*.parquet")
     job.rename(job.parents[1] / "completed_jobs" / job.name)  # as a kill amid the load leaves it
     loading.unlink()

@@ -284,11 +284,16 @@ def test_coverage(database: duckdb.DuckDBPyConnection) -> None:
             " 'a' as filters_hash, ? as created_after, ? as created_before, ? as read_at",
             [load, *window],
         )
-    for reconciled, attempts, converted in ((at(4), 8, 1), (at(5), 9, None)):
+    for filters, reconciled, attempts, converted in (
+        ("all", at(4), 11, 1),
+        ("all", at(5), 9, None),
+        ("one country", at(6), 3, 2),
+    ):
         database.execute(
-            "insert into twilio_verify.reconciliations by name select ? as created_after,"
-            " ? as created_before, ? as reconciled_at, ? as api_attempts, ? as api_converted",
-            [eve(1), eve(2), reconciled, attempts, converted],
+            "insert into twilio_verify.reconciliations by name select ? as filters_hash,"
+            " ? as created_after, ? as created_before, ? as reconciled_at, ? as api_attempts,"
+            " ? as api_converted",
+            [filters, at(1), at(2), reconciled, attempts, converted],
         )
     given(database, {"date_created": "2026-11-01T10:00:00Z", "age": timedelta(days=3, hours=14)})
     assert rows(database, "from coverage order by created_date") == [
@@ -329,7 +334,7 @@ def test_sync_history(database: duckdb.DuckDBPyConnection) -> None:
         )
     given(database)
     query = "select run_id, seconds, outcome, requests from sync_history order by run_id"
-    assert rows(database, query) == [("0", 3600.0, "done", 7), ("1", None, "unknown", 7)]
+    assert rows(database, query) == [("0", 3600.0, "done", 7), ("1", None, "running", 7)]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ import dlt
 import duckdb
 import pytest
 
-from pipelines import reading
-from pipelines import warehouse as warehouse_module
+from pipelines import loader, reading
 from pipelines.credentials import Credentials
 from pipelines.errors import Misuse
 from pipelines.reading import Package, SliceRead
@@ -112,7 +111,7 @@ def test_of_doubles_in_one_load_the_last_read_stays(world: World) -> None:
     late = read_windows(world, windows)
     warehouse = Warehouse(world.settings)
     with warehouse.opened():
-        warehouse.load(Package.of([*late, *early]))
+        warehouse.loader.load(Package.of([*late, *early]))
         warehouse.apply_views()
         warehouse.publish()
     stored, truth = world.stored(), world.truth()
@@ -156,7 +155,7 @@ def test_new_attempts_are_appended_others_merged(
         new.append(is_new)
         return loaded(package, materialize, is_new)
 
-    monkeypatch.setattr(warehouse_module, "loaded", told)
+    monkeypatch.setattr(loader, "loaded", told)
     in_slices.sync()
     assert len(new) > 3
     assert all(new)
@@ -177,13 +176,13 @@ def test_what_is_stored_in_part_is_not_appended(world: World, known: str) -> Non
     change = "date_created = '2026-10-25 00:00:00'" if known == "sid" else "sid = 'VL0'"
     warehouse = Warehouse(world.settings)
     with warehouse.opened():
-        warehouse.load(Package.of([read]))
+        warehouse.loader.load(Package.of([read]))
         warehouse.connection.execute(
             f"delete from twilio_verify.attempts where sid <> '{read.attempts['sid'][0]}'"
         )
         warehouse.connection.execute(f"update twilio_verify.attempts set {change}")
-        assert not warehouse._is_new(Package.of([read]))
-        warehouse.load(Package.of([read]))
+        assert not warehouse.loader._is_new(Package.of([read]))
+        warehouse.loader.load(Package.of([read]))
         warehouse.apply_views()
         warehouse.publish()
     assert len(world.stored()) == read.attempts.num_rows + (known == "window")
@@ -194,11 +193,11 @@ def test_an_interrupted_append_adds_nothing_twice(world: World, is_loaded: bool)
     """Killed once its attempts are stored but dlt has not written that down; or before."""
     warehouse, package = Warehouse(world.settings), Package.of(_package(world))
     with warehouse.opened():
-        warehouse.pipeline.extract(loaded(package, new=True))
-        warehouse.pipeline.normalize()
+        warehouse.loader.pipeline.extract(loaded(package, new=True))
+        warehouse.loader.pipeline.normalize()
         (job,) = world.settings.directory.glob("dlt/**/new_jobs/attempts.*.parquet")
         if is_loaded:
-            warehouse.pipeline.sync_schema()
+            warehouse.loader.pipeline.sync_schema()
             warehouse.connection.execute(
                 f"insert into twilio_verify.attempts by name select * from read_parquet('{job}')"
             )
@@ -210,8 +209,8 @@ def test_a_pending_package_is_finished_first(in_slices: World) -> None:
     world = in_slices
     warehouse, package = Warehouse(world.settings), _package(world)
     with warehouse.opened():
-        warehouse.pipeline.extract(loaded(Package.of(package)))
-        warehouse.pipeline.normalize()
+        warehouse.loader.pipeline.extract(loaded(Package.of(package)))
+        warehouse.loader.pipeline.normalize()
     with_it = {read.record()["created_after"] for read in package}
     world.sync()
     read = world.query(
@@ -227,8 +226,8 @@ def test_a_package_that_cannot_be_loaded_is_given_up_and_read_again(
 ) -> None:
     warehouse, package = Warehouse(world.settings), _package(world)
     with warehouse.opened():
-        warehouse.pipeline.extract(loaded(Package.of(package)))
-        warehouse.pipeline.normalize()
+        warehouse.loader.pipeline.extract(loaded(Package.of(package)))
+        warehouse.loader.pipeline.normalize()
     (file,) = world.settings.directory.glob("dlt/**/new_jobs/attempts.*.parquet")
     file.write_bytes(b"not parquet")
     with caplog.at_level(logging.WARNING, logger="verify_sync"):
@@ -342,7 +341,7 @@ def test_a_pending_package_of_another_account_is_not_mixed_in(world: World) -> N
     """Its account is known only once it is loaded: the check comes after."""
     warehouse, package = Warehouse(world.settings), _package(world)
     with warehouse.opened():
-        warehouse.pipeline.extract(loaded(Package.of(package)))
+        warehouse.loader.pipeline.extract(loaded(Package.of(package)))
     world.settings = replace(world.settings, credentials=Credentials.of("AC" + "b" * 32, "token"))
     with pytest.raises(Misuse, match="own folder"):
         world.sync()

@@ -111,7 +111,7 @@ PASSING: dict[str, Answer | None] = {
 def test_what_passes_is_tried_again(
     quick: None, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "verify_sync")
+    caplog.set_level(logging.INFO, "verify_sync")
     with asking(*[PASSING[kind]] * 9, GOOD) as (client, server):
         assert client.summary() == Summary(3, 2, 1)
     counts = client.counts
@@ -173,7 +173,7 @@ def test_an_answer_that_never_ends_is_tried_again(
     quick: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A byte now and then keeps the timeout from passing."""
-    caplog.set_level(logging.WARNING, "verify_sync")
+    caplog.set_level(logging.INFO, "verify_sync")
     monkeypatch.setattr(transport, "_LONGEST_ANSWER", 0.3)
 
     def trickle(self: Any) -> None:
@@ -256,7 +256,7 @@ def test_a_server_that_cannot_be_trusted_is_not_asked_again(quick: None) -> None
 def test_an_answer_that_makes_no_sense_is_described(
     quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "verify_sync")
+    caplog.set_level(logging.INFO, "verify_sync")
     headers = {"Content-Type": "text/html", "Twilio-Request-Id": "RQ7"}
     with asking((200, headers, b"<html>"), GOOD) as (client, _):
         client.summary()

@@ -207,10 +207,10 @@ def test_what_an_interrupted_run_did_not_publish_is_new(
     assert world.stored() == before
     warehouse = Warehouse(world.settings)
     with warehouse.opened():  # a run that finds nothing
-        warehouse.load(Package.of(read_windows(world, [Window(NOW - SECOND, NOW)])))
+        warehouse.loader.load(Package.of(read_windows(world, [Window(NOW - SECOND, NOW)])))
         assert warehouse.why_not_publish() is None
         warehouse.publish()
-        warehouse.load(Package.of(read_windows(world, [Window(NOW - SECOND, NOW)])))
+        warehouse.loader.load(Package.of(read_windows(world, [Window(NOW - SECOND, NOW)])))
         assert warehouse.why_not_publish() == "nothing new to publish"
     (row,) = world.query("select max(read_at) as at from raw")
     assert row["at"] >= now
@@ -256,19 +256,13 @@ def test_loaded_packages_leave_no_phone_number_behind(world: World) -> None:
             assert number.encode() not in file.read_bytes(), file
 
 
-def test_a_second_run_is_turned_away(world: World) -> None:
-    with Warehouse(world.settings).opened(), pytest.raises(Failure, match="another run"):
-        world.sync()
-    world.sync()
-
-
 def test_a_warehouse_can_be_opened_again(world: World) -> None:
     warehouse = Warehouse(world.settings)
     windows = due_windows(world)[:2]
     for _ in range(2):
         with warehouse.opened():
-            warehouse.finish_pending()
-            warehouse.load(Package.of(read_windows(world, windows)))
+            warehouse.loader.finish_pending()
+            warehouse.loader.load(Package.of(read_windows(world, windows)))
     world.sync()
     assert world.stored() == world.truth()
 

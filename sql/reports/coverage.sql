@@ -117,13 +117,22 @@ lost as (
     group by created_date
 ),
 
--- Of a day's reconciliations the newest. One of a whole day may end at the next midnight.
-reconciled as (
+-- Of each set of filters the newest; of these the widest, as the attempts are counted. One of a
+-- whole day ends at the next midnight.
+newest_of_filters as (
     select
         cast(timezone('UTC', created_before - interval 1 second) as date) as created_date,
         arg_max(struct_pack(attempts := api_attempts, converted := api_converted), reconciled_at)
             as api
     from twilio_verify.reconciliations
+    group by created_date, filters_hash
+),
+
+reconciled as (
+    select
+        created_date,
+        arg_max(api, api.attempts) as api
+    from newest_of_filters
     group by created_date
 )
 
@@ -158,6 +167,6 @@ comment on column coverage.is_settled is
 comment on column coverage.gap_seconds is
 'How much of the day Twilio forgot before it was read; see gaps.';
 comment on column coverage.api_attempts is
-'Attempts by Twilio''s own count at the newest reconciliation; null before any.';
+'Attempts by Twilio''s own count when `reconcile` last asked; null before any.';
 comment on column coverage.api_converted is
-'Converted ones by Twilio''s own count at the newest reconciliation.';
+'Converted ones by Twilio''s own count then.';

@@ -5,7 +5,7 @@ select
     r.started_at,
     r.finished_at,
     (epoch_us(r.finished_at) - epoch_us(r.started_at)) / 1e6 as seconds,
-    coalesce(r.outcome, 'unknown') as outcome,
+    coalesce(r.outcome, 'running') as outcome,
     r.error,
     r.windows,
     r.requests,
@@ -18,13 +18,15 @@ from twilio_verify.sync_runs as r;
 
 comment on view sync_history is 'One row per run: what it did, and how it ended.';
 comment on column sync_history.run_id is 'The run.';
-comment on column sync_history.command is 'The command that was run, as in sync or backfill.';
+comment on column sync_history.command is 'What was run: sync, backfill, fetch or reconcile.';
 comment on column sync_history.started_at is 'When it began (UTC).';
-comment on column sync_history.finished_at is 'When it ended (UTC); null if it was killed.';
-comment on column sync_history.seconds is 'How long it took.';
-comment on column sync_history.outcome is 'How it ended.';
-comment on column sync_history.error is 'What it said where it failed.';
-comment on column sync_history.windows is 'Windows that it read.';
+comment on column sync_history.finished_at is
+'When it had loaded all that it read, or failed (UTC); null while it runs, or if it was killed.';
+comment on column sync_history.seconds is 'How long that took; publishing is left out.';
+comment on column sync_history.outcome is
+'done, failed, interrupted (by Ctrl-C or SIGTERM), killed (as the next run found) or running.';
+comment on column sync_history.error is 'Why it failed.';
+comment on column sync_history.windows is 'Slices of created time that it read to their end.';
 comment on column sync_history.requests is 'Requests that it sent, retries included.';
 comment on column sync_history.retries is 'Requests that were sent again.';
 comment on column sync_history.throttled is 'Answers that said too many requests (429).';

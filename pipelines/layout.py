@@ -1,0 +1,77 @@
+"""Which tables a warehouse has by the release that made it: older ones are brought along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from pipelines.errors import Misuse
+from pipelines.recovery import SCHEMA, Connection, ask
+from pipelines.source import TABLES
+
+# One more with each release whose tables an earlier one cannot work with. 1: without a stamp.
+LAYOUT = 2
+_STAMP = f"{SCHEMA}._verify_sync"
+TYPES = {"text": "varchar", "timestamp": "timestamptz", "bigint": "bigint", "bool": "boolean"}
+_OF_DLT = {"_dlt_load_id": "varchar not null", "_dlt_id": "varchar not null"}
+
+
+def refuse_newer(file: Path) -> None:
+    """Raises Misuse for a database whose layout only a later release knows."""
+    found = ask(file, f"select layout, release from {_STAMP}", Connection.fetchone, None)
+    if found is not None and found[0] > LAYOUT:
+        raise Misuse(
+            f"{file} was made by a newer verify-sync, {found[1]} (its layout is {found[0]}, this "
+            f"one's {LAYOUT}): install that release again, or give this one another folder with "
+            "WAREHOUSE__DIR"
+        )
+
+
+def bring_along(connection: Connection) -> None:
+    """Gives a database that an earlier release made, or none did, what it lacks, and the stamp."""
+    if _layout(connection) == LAYOUT:
+        return
+    connection.begin()
+    connection.execute(f"create schema if not exists {SCHEMA}")
+    # Before the first load creates the others, a run that fails is to be written down.
+    create_table(connection, "sync_runs", if_missing=True)
+    for table, columns in TABLES.items():
+        for column, hint in columns.items():
+            connection.execute(
+                f"alter table if exists {SCHEMA}.{table}"
+                f" add column if not exists {column} {TYPES[str(hint['data_type'])]}"
+            )
+    connection.execute(f"create or replace table {_STAMP} (layout bigint, release varchar)")
+    connection.execute(f"insert into {_STAMP} values (?, ?)", [LAYOUT, version("verify-sync")])
+    connection.commit()
+
+
+def create_table(connection: Connection, name: str, if_missing: bool = False) -> None:
+    """A raw table as dlt would create it."""
+    columns = [
+        f"{column} {TYPES[str(hint['data_type'])]}{'' if hint['nullable'] else ' not null'}"
+        for column, hint in TABLES[name].items()
+    ]
+    columns += [f"{column} {kind}" for column, kind in _OF_DLT.items()]
+    unless = "if not exists " if if_missing else ""
+    connection.execute(f"create table {unless}{SCHEMA}.{name} ({', '.join(columns)})")
+
+
+def insert(connection: Connection, table: str, row: Mapping[str, object]) -> None:
+    """Into a raw table, beside dlt: what is known of the account's runs, not of its attempts."""
+    places = ", ".join("?" * len(row))
+    connection.execute(
+        f"insert into {SCHEMA}.{table} ({', '.join(row)}) values ({places})", [*row.values()]
+    )
+
+
+def _layout(connection: Connection) -> int | None:
+    is_stamped = connection.execute(
+        "select 1 from duckdb_tables() where database_name = current_database()"
+        f" and schema_name || '.' || table_name = '{_STAMP}'"
+    ).fetchone()
+    if not is_stamped:
+        return None
+    found = connection.execute(f"select layout from {_STAMP}").fetchone()
+    return found[0] if found else None

@@ -1,0 +1,99 @@
+"""One run at a time in a folder: who holds its lock says so in it, others wait or are told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
+from pipelines.errors import Failure
+
+_POLL = 0.05  # seconds between two tries
+_GRACE = 1.0  # seconds that a new holder has to write down who it is
+
+log = logging.getLogger("verify_sync")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has a lock. `since` is UTC. `is_brief`: for seconds only, so that others can wait.
+
+    `last_success` is when the newest sync that succeeded ended: while somebody has the lock, the
+    database that knows it cannot be asked.
+    """
+
+    command: str
+    pid: int
+    since: str
+    is_brief: bool = False
+    last_success: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.command} (pid {self.pid}, since {self.since} UTC)"
+
+
+class Lock:
+    """A file that one process has locked; the kernel unlocks it however that process ends.
+
+    Those who wait get it in the order in which they came, and that includes who gives it back only
+    to take it again: a backfill, between two packages.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._queue = file.with_name(f"{file.name}.queue")
+
+    @contextmanager
+    def held(self, holder: Holder, wait: float) -> Iterator[None]:
+        """Waits for so many seconds, and as long as who has it is brief; then it is a Failure."""
+        until = time.monotonic() + wait
+        with ExitStack() as queue:
+            queue.enter_context(self._taken(self._queue, until))
+            taken = self._taken(self._file, until)
+        with taken:
+            self.note(holder)
+            try:
+                yield
+            finally:
+                self._file.write_bytes(b"")
+
+    def note(self, holder: Holder) -> None:
+        """Says who has it: in the lock itself, which each new holder empties."""
+        self._file.write_text(json.dumps(asdict(holder)), encoding="utf-8")
+
+    def holder(self) -> Holder | None:
+        """Who has it, without touching it; None if nobody, or who has not said so yet."""
+        with suppress(OSError, ValueError, TypeError):
+            holder = Holder(**json.loads(self._file.read_bytes()))
+            with suppress(PermissionError):  # alive, but somebody else's
+                os.kill(holder.pid, 0)
+            return holder
+        return None
+
+    def _taken(self, file: Path, until: float) -> AcquireReturnProxy:
+        lock, began, told = FileLock(file), time.monotonic(), False
+        while True:
+            with suppress(Timeout):
+                return lock.acquire(timeout=0)
+            self._check(began, until)
+            if not told:
+                log.info("waiting until another run has done with %s", self._file.parent)
+                told = True
+            time.sleep(_POLL)
+
+    def _check(self, began: float, until: float) -> None:
+        """Raises Failure when there is no more waiting."""
+        now, holder = time.monotonic(), self.holder()
+        if now < (until if holder else max(until, began + _GRACE)) or (holder and holder.is_brief):
+            return
+        raise Failure(
+            f"{self._file.parent} is in use by {holder or 'another run'}; try again later, or have "
+            "this command wait for it: --wait SECONDS"
+        )
