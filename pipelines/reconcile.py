@@ -25,18 +25,16 @@ from pipelines.windows import RETENTION, SECOND, Window
 CONVERSIONS_SETTLE = timedelta(hours=26)
 _DAY = timedelta(days=1)
 AGREES, DIFFERS = "agrees", "differs"
-# What lies on a bound may be counted by Twilio or not, and so may what has no value of a filter.
-# An unknown status may be either.
+# What lies on a bound may be counted by Twilio or not, and an unknown status may be either.
 _HELD = """
     with possible as (
         select
             created_at <= $last as is_within,
-            coalesce({matches} and created_at > $after and created_at < $before, false)
-                as is_certain,
+            created_at > $after and created_at < $before as is_certain,
             coalesce(conversion_status, '') as status,
             read_age
         from stg_attempts
-        where created_at >= $after and created_at <= $before and coalesce({matches}, true)
+        where created_at >= $after and created_at <= $before and {matches}
     )
 
     select

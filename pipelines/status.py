@@ -121,7 +121,9 @@ class Status:
         reconciled = first(_RECONCILED, None, 0, 0)
         (account,) = first(f"select any_value(account_sid) from {SCHEMA}.windows_read", None)
         read = warehouse.windows_read(account or "", now, file)
-        left = (time_left(read, now) or RETENTION) if len(read.before) else None
+        left = time_left(read, now)
+        if left is None and len(read.before):
+            left = RETENTION  # all was read: what comes now has its 30 days yet
         return cls(
             warehouse=str(warehouse.directory),
             last_success=success,

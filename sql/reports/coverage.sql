@@ -130,10 +130,10 @@ newest_of_filters as (
 
 reconciled as (
     select
-        created_date,
-        arg_max(api, api.attempts) as api
-    from newest_of_filters
-    group by created_date
+        n.created_date,
+        arg_max(n.api, n.api.attempts) as api
+    from newest_of_filters as n
+    group by n.created_date
 )
 
 select
