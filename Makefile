@@ -8,10 +8,10 @@ override QUERY := $(value QUERY)
 export QUERY
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sync backfill list fetch sql check views export restore sandbox test lint format bench lock clean
+.PHONY: help demo sync backfill list fetch reconcile status sql check views export restore sandbox test lint format bench lock clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/ready ## sync a made-up account and show a few answers; no account needed
 	@$(BIN)/verify-sync demo $(ARGS)
@@ -27,6 +27,12 @@ list: .venv/ready ## show attempts live from Twilio: make list ARGS="--country C
 
 fetch: .venv/ready ## read single attempts again and merge them: make fetch ARGS=VL...
 	@$(BIN)/verify-sync fetch $(ARGS)
+
+reconcile: .venv/ready ## compare each day with Twilio's own totals, read again what differs
+	@$(BIN)/verify-sync reconcile $(ARGS)
+
+status: .venv/ready ## say how fresh and how complete the warehouse is: make status ARGS=--json
+	@$(BIN)/verify-sync status $(ARGS)
 
 sql: .venv/ready ## ask the published file: make sql QUERY="from daily_conversion limit 5"
 	@$(BIN)/verify-sync sql $(ARGS) $${QUERY:+"$$QUERY"}

@@ -34,11 +34,9 @@ ANSWERS = {
             round(baseline, 2) as baseline, longest_number_run, wasted_spend, currency
         from pumping_suspects order by wasted_spend desc limit 5""",
     "What the syncs did": """
-        select date_trunc('second', min(read_at))::timestamp as began_at, count(*) as slices,
-            sum(pages)::bigint as requests, sum(attempts)::bigint as attempts,
-            min(created_after)::timestamp as created_after,
-            max(created_before)::timestamp as created_before
-        from twilio_verify.windows_read group by _dlt_load_id order by began_at desc limit 5""",
+        select command, date_trunc('second', started_at)::timestamp as began_at, outcome, windows,
+            requests, attempts_read, attempts_new
+        from sync_history order by started_at desc limit 5""",
 }
 
 

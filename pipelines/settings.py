@@ -74,11 +74,15 @@ class Settings:
 
 
 def project_directory() -> Path:
-    """Where `.dlt` is looked for and relative paths begin: here, else the source checkout."""
+    """Where `.dlt` is looked for and relative paths begin: here, else the source checkout.
+
+    Here is not the home directory, where cron begins: the `.dlt` in that is dlt's, for everyone.
+    """
     if "DLT_PROJECT_DIR" in os.environ:
         return Path(os.environ["DLT_PROJECT_DIR"])
     checkout = Path(__file__).resolve().parents[1]
-    elsewhere = not Path(".dlt").is_dir() and (checkout / ".dlt").is_dir()
+    is_here = Path(".dlt").is_dir() and Path.cwd() != Path.home()
+    elsewhere = not is_here and (checkout / ".dlt").is_dir()
     return checkout if elsewhere else Path.cwd()
 
 

@@ -19,7 +19,7 @@ from pipelines.windows import RETENTION, SETTLED_AFTER
 
 _NEWEST_RUN = f"""
     select command, coalesce(outcome, 'running'), coalesce(finished_at, started_at), error
-    from {SCHEMA}.sync_runs order by started_at desc limit 1
+    from {SCHEMA}.sync_runs order by started_at desc, rowid desc limit 1
 """
 _COVERED = f"""
     select min(created_after), max(created_before) from {SCHEMA}.windows_read
