@@ -251,7 +251,7 @@ def _views(arguments: argparse.Namespace, settings: Settings, now: datetime) -> 
     warehouse = Warehouse(settings, Run("views", now, arguments.wait))
     warehouse.require()
     with warehouse.opened():
-        warehouse.apply_views()
+        warehouse.apply_views(again=True)
         publish(warehouse, now)
     _tell(arguments, f"views applied; published {_shown(settings.published)}")
 

@@ -42,9 +42,23 @@ def bring_along(connection: Connection) -> None:
                 f"alter table if exists {SCHEMA}.{table}"
                 f" add column if not exists {column} {TYPES[str(hint['data_type'])]}"
             )
-    connection.execute(f"create or replace table {_STAMP} (layout bigint, release varchar)")
-    connection.execute(f"insert into {_STAMP} values (?, ?)", [LAYOUT, version("verify-sync")])
+    connection.execute(
+        f"create or replace table {_STAMP} (layout bigint, release varchar, views varchar)"
+    )
+    connection.execute(
+        f"insert into {_STAMP} values (?, ?, null)", [LAYOUT, version("verify-sync")]
+    )
     connection.commit()
+
+
+def stamped_views(connection: Connection) -> str | None:
+    """The fingerprint of the views as they were applied last."""
+    found = connection.execute(f"select views from {_STAMP}").fetchone()
+    return found[0] if found else None
+
+
+def stamp_views(connection: Connection, fingerprint: str) -> None:
+    connection.execute(f"update {_STAMP} set views = ?", [fingerprint])
 
 
 def create_table(connection: Connection, name: str, if_missing: bool = False) -> None:

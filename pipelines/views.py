@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import astuple
 from datetime import timedelta
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -46,6 +48,13 @@ def _read_by(file: Path, files: Mapping[str, Path]) -> list[str]:
     return [name for name in files if name in names]
 
 
+def fingerprint(settings: Settings) -> str:
+    """Of all that views are made of: while it is the same, they need not be made anew."""
+    texts = [file.read_text(encoding="utf-8") for file in (_settings_file(), *view_files())]
+    whole = "\0".join([*texts, *map(str, _values(settings)), duckdb.__version__])
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
 def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     """Replaces `settings` and all views of the current database by those of `sql/`.
 
@@ -57,7 +66,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> N
     ).fetchall()
     for (view,) in views:
         connection.execute(f'drop view main."{view}"')
-    for file in (sql_folder() / "settings.sql", *view_files()):
+    for file in (_settings_file(), *view_files()):
         try:
             connection.execute(file.read_text(encoding="utf-8"))
         except duckdb.ProgrammingError as error:
@@ -79,17 +88,26 @@ def create_raw(connection: duckdb.DuckDBPyConnection, attempts: pa.Table) -> Non
         connection.execute(f"create table {SCHEMA}.{name} ({', '.join([*typed, of_dlt])})")
 
 
+def _settings_file() -> Path:
+    return sql_folder() / "settings.sql"
+
+
 def _fill_settings(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     """Lengths of time in seconds: a day is 23 or 25 hours where a reader's clocks change."""
     connection.execute(
         "insert into main.settings select ?, ?, ?, ?, ?, ?, ?, "
         "to_seconds(?), to_seconds(?), to_seconds(?), [to_seconds(age) for age in ?]",
-        [
-            settings.verification_fee,
-            settings.fee_currency,
-            settings.timezone,
-            *astuple(settings.pumping),
-            *(age.total_seconds() for age in (CODE_VALIDITY, SETTLED_AFTER, RETENTION)),
-            [age.total_seconds() for age in settings.revisit_after],
-        ],
+        _values(settings),
     )
+
+
+def _values(settings: Settings) -> list[Any]:
+    """In the order of the table's columns."""
+    return [
+        settings.verification_fee,
+        settings.fee_currency,
+        settings.timezone,
+        *astuple(settings.pumping),
+        *(age.total_seconds() for age in (CODE_VALIDITY, SETTLED_AFTER, RETENTION)),
+        [age.total_seconds() for age in settings.revisit_after],
+    ]

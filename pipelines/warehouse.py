@@ -18,7 +18,7 @@ from pipelines.checks import Answer, run_checks
 from pipelines.credentials import other_account
 from pipelines.database import MIB, Database
 from pipelines.errors import Failure, Misuse, advised
-from pipelines.layout import bring_along, refuse_newer
+from pipelines.layout import bring_along, refuse_newer, stamp_views, stamped_views
 from pipelines.loader import Loader
 from pipelines.lock import Lock
 from pipelines.recovery import (
@@ -41,7 +41,7 @@ from pipelines.recovery import (
 from pipelines.runs import Run, newest_sync, record
 from pipelines.settings import Settings
 from pipelines.source import rate_sql, windows_read_sql
-from pipelines.views import create_views
+from pipelines.views import create_views, fingerprint, view_files
 from pipelines.windows import RETENTION, SECOND, WindowsRead
 
 _READABLE_SINCE = "v1.2.0"  # DuckDB 2.0's own storage format cannot be opened by 1.x
@@ -61,6 +61,8 @@ _UNPUBLISHED = f"""
             or load_id in (select _dlt_load_id from {SCHEMA}.rejected_attempts)
         )
 """
+
+_VIEWS = "select view_name from duckdb_views() where schema_name = 'main' and not internal"
 
 # What a reader gets of the same rows; not the views' own texts, which DuckDB rewrites on storing.
 _MEANING = """
@@ -241,10 +243,17 @@ class Warehouse:
         query = rate_sql(self.settings.filters.hash, now - RETENTION, f"{SCHEMA}.")
         return next((rate for (rate,) in self.database.rows(query)), None)
 
-    def apply_views(self) -> None:
-        """Creates `settings` and every view of `sql/` anew, in one transaction."""
+    def apply_views(self, again: bool = False) -> None:
+        """Creates `settings` and every view of `sql/` anew, in one transaction, unless they are as
+        they would be made; `again`: even then."""
+        current = fingerprint(self.settings)
+        there = {row[0] for row in self.database.rows(_VIEWS)}
+        as_they_were = there == {file.stem for file in view_files()}
+        if as_they_were and stamped_views(self.connection) == current and not again:
+            return
         self.connection.begin()
         create_views(self.connection, self.settings)
+        stamp_views(self.connection, current)
         self.connection.commit()
 
     def why_not_publish(self, every: timedelta = timedelta()) -> str | None:

@@ -229,7 +229,12 @@ def latest(read: WindowsRead) -> WindowsRead:
     return WindowsRead.by_column([column[some] for column in kept])
 
 
-def by_pipeline(folder: Path, times: Sequence[datetime], days: int = DAYS) -> Spent:
+def by_pipeline(
+    folder: Path,
+    times: Sequence[datetime],
+    days: int = DAYS,
+    after_each: Callable[[], object] = lambda: None,
+) -> Spent:
     """The same with every sync the real command, from the sandbox over HTTP."""
     given = {"attempts": ATTEMPTS * days // DAYS, "days": days, "visibility_delay": DELAY}
     with serving(folder, now=START + timedelta(days=days), **given) as world:
@@ -238,6 +243,7 @@ def by_pipeline(folder: Path, times: Sequence[datetime], days: int = DAYS) -> Sp
         with patch.dict(os.environ, environment_of(world)), quiet[0], quiet[1]:
             for world.now in times:
                 assert main(["sync"], now=world.now) == 0
+                after_each()
         (spent,) = world.query("select sum(attempts) as rows from twilio_verify.windows_read")
         places = quarter.judged(times[-1])
         texts = quarter.texts(places, quarter.ends(places))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -12,6 +17,32 @@ from pipelines.windows import DEFAULT_SCHEDULE, SETTLED_AFTER, WindowsRead, plan
 from tests.conftest import REPOSITORY
 from tests.quarter import LOOKBACKS, SCHEDULES, Planned, Quarter, by_pipeline, latest, table
 from tests.quarter import looked_back as look_back
+
+# Until its input ends: opens the published file again and again, and asks, in one connection, for
+# what must be equal in any state that a run left.
+READER = """
+import json, sys, threading, duckdb
+ASKED = '''
+    select
+        (select count(*) from twilio_verify.attempts),
+        (select count(distinct sid) from twilio_verify.attempts),
+        (select sum(attempts_new) from sync_history),
+        (select sum(attempts) from daily_conversion),
+        (select sum(attempts_read) from sync_history),
+        (select sum(attempts) from twilio_verify.windows_read),
+        (select count(*) from sync_history),
+        (select bool_and(outcome = 'done') from sync_history)
+'''
+ended, found = threading.Event(), []
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+while True:
+    is_last = ended.wait(0.2)
+    with duckdb.connect(sys.argv[1], read_only=True) as connection:
+        found.append([int(n) for n in connection.execute(ASKED).fetchone()])
+    if is_last:
+        break
+print(json.dumps(found))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +66,66 @@ def test_hourly_syncs_read_an_attempt_six_times_at_most_a_lookback_72_times(
     assert look_back(quarter, times, LOOKBACKS["72 h"]).most >= 72
 
 
-@pytest.mark.parametrize(("syncs", "days"), [("daily", 30), ("weekly", 210)])
-def test_thirty_real_syncs_do_what_was_planned(tmp_path: Path, syncs: str, days: int) -> None:
+@pytest.mark.parametrize(("syncs", "days"), [("daily", 60), ("weekly", 84)])
+def test_real_syncs_do_what_was_planned(tmp_path: Path, syncs: str, days: int) -> None:
     """Requests and rows to the last one, and not an attempt wrong in any field; each whole day that
-    some sync found older than three days is told to be settled, and no other."""
+    some sync found older than three days is told to be settled, and no other. Who reads meanwhile
+    never fails nor sees half a state, and the run's own file does not grow by being merged into."""
     times = SCHEDULES[syncs](days)
-    assert len(times) == 30
-    real = by_pipeline(tmp_path / "warehouse", times, days)
+    published = tmp_path / "warehouse" / "verify.duckdb"
+    sizes: list[float] = []
+    with reading(published) as (start, states):
+
+        def after_each() -> None:
+            start()  # after the first
+            loading = published.with_name("loading.duckdb").stat().st_size
+            sizes.append(loading / published.stat().st_size)
+
+        real = by_pipeline(tmp_path / "warehouse", times, days, after_each)
     assert real == Planned(Quarter(days)).run(times)
     assert real.wrong == 0
-    with duckdb.connect(str(tmp_path / "warehouse" / "verify.duckdb"), read_only=True) as database:
+    assert len(sizes) == len(times)
+    assert max(sizes) <= 1.5  # of a compact copy, which a first load of the same is seldom
+    hold_together(states, len(times))
+    with duckdb.connect(str(published), read_only=True) as database:
         told = database.execute("select created_date, is_settled from coverage").fetchall()
     newest = (times[-1] - SETTLED_AFTER).date()  # of which only a part is
     first = min(day for day, _ in told)  # read from its second second on
     assert {day for day, settled in told if settled} == {d for d, _ in told if first < d < newest}
     assert len(told) > days
+
+
+@contextmanager
+def reading(published: Path) -> Iterator[tuple[Callable[[], None], list[list[int]]]]:
+    """A process that reads the published file, from when it is told to start until the end of the
+    block; then the list has what it saw."""
+    readers: list[subprocess.Popen[str]] = []
+    states: list[list[int]] = []
+
+    def start() -> None:
+        if not readers:
+            argv = [sys.executable, "-c", READER, str(published)]
+            ways = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+            readers.append(subprocess.Popen(argv, text=True, **ways))  # type: ignore[call-overload]
+
+    try:
+        yield start, states
+    finally:
+        (reader,) = readers
+        told, complaints = reader.communicate(timeout=60)
+    assert (reader.returncode, complaints) == (0, "")
+    states += json.loads(told)
+
+
+def hold_together(states: list[list[int]], syncs: int) -> None:
+    for n, distinct, new, in_view, read, in_windows, _, done in states:
+        assert n == distinct == new == in_view
+        assert read == in_windows
+        assert done == 1
+    seen = [runs for *_, runs, _ in states]
+    assert seen == sorted(seen)  # never an older one again
+    assert seen[-1] == syncs
+    assert len(set(seen)) > syncs / 2, "it did not look when most were published"
 
 
 @pytest.mark.parametrize("syncs", ["hourly", "irregular"])

@@ -99,7 +99,7 @@ def test_the_crontab_as_cron_runs_it(installed: World) -> None:
     assert [(run["command"], run["outcome"]) for run in done][:2] == [
         ("sync", "done"), ("reconcile", "done")
     ]  # fmt: skip
-    configure(installed, "revoked")
+    configure(installed, "a-wrong-token")
     told = as_cron_does(installed, commands[0])
     assert (told.returncode, told.stdout, told.stderr.count("\n")) == (2, "", 1)
     assert "Twilio answered 401" in told.stderr

@@ -105,7 +105,7 @@ def test_a_sync_that_failed_is_no_success(
     configured.sync()
     configured.move(hours=3)
     with monkeypatch.context() as wrong:
-        wrong.setenv("TWILIO_AUTH_TOKEN", "wrong")
+        wrong.setenv("TWILIO_AUTH_TOKEN", "a-wrong-token")
         assert main(["sync"], now=configured.now) == 2
     lines = told(capsys, configured)
     assert lines["last successful sync"].endswith("3 h 0 min ago")

@@ -31,6 +31,7 @@ def main() -> None:
         "serve": first.serve,
         "steady": lambda: growth.steady(given.rows or [100_000, 1_000_000, 10**7, 4 * 10**7]),
         "views": growth.views,
+        "merging": lambda: growth.merging(given.times),
         "soak": trust.soak,
         "kills": trust.kills,
         "quarter": lambda: trust.a_quarter(given.days, given.syncs or [*quarter.SCHEDULES]),
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--attempts", action="append", type=int, help="of compare")
     parser.add_argument("--requests", type=int, default=300, help="a minute, of limit")
     parser.add_argument("--rows", action="append", type=int, help="in the warehouse, of steady")
+    parser.add_argument("--times", type=int, default=1_000, help="how many syncs, of merging")
     parser.add_argument("--days", type=int, default=quarter.DAYS, help="of the quarter")
     parser.add_argument("--syncs", action="append", choices=[*quarter.SCHEDULES])
     given = parser.parse_args()

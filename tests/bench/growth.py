@@ -7,13 +7,19 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 
+from pipelines.decode import REJECTED, SCHEMA
+from pipelines.reading import Package
 from pipelines.sandbox.server import Sandbox
 from pipelines.views import view_files
+from pipelines.warehouse import Warehouse
 from tests.bench.measure import OURS, Cost, measure, median, serving
+from tests.conftest import World
+from tests.conftest import serving as serving_at
 
 SYNC, VIEWS = (*OURS, "sync"), (*OURS, "views")
 _HOURLY = 5_000  # new attempts
@@ -126,3 +132,39 @@ def _loading(folder: Path, sql: str) -> tuple[object, ...]:
     with duckdb.connect(str(folder / "loading.duckdb")) as connection:
         found: tuple[object, ...] = connection.execute(sql).fetchone() or ()
         return found
+
+
+def merging(syncs: int = 1_000) -> Iterator[str]:
+    """Hourly syncs, most of whose rows replace stored ones; beside it, loaded afresh, the same."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving_at(Path(folder) / "synced", attempts=20_000) as world,
+    ):
+        yield "{:>6}{:>10}{:>13}{:>14}{:>12}".format(
+            "syncs", "attempts", "loading MB", "published MB", "afresh MB"
+        )
+        most = 0.0
+        for number in range(1, syncs + 1):
+            world.sync()
+            world.move(hours=1)
+            size = _megabytes(world.settings.directory / "loading.duckdb")
+            if number in (1, 10) or number % (syncs // 10) == 0:
+                fresh, attempts = _afresh(world, Path(folder) / f"fresh{number}")
+                published = _megabytes(world.settings.published)
+                yield f"{number:6,}{attempts:10,}{size:13.1f}{published:14.1f}{fresh:12.1f}"
+            most = max(most, size / fresh)
+    yield f"never more than {most:.2f} times what a fresh load of the same takes"
+
+
+def _afresh(world: World, folder: Path) -> tuple[float, int]:
+    """Megabytes of the run's own file after one load of all that is published, and its rows."""
+    with duckdb.connect(str(world.settings.published), read_only=True) as connection:
+        attempts = connection.execute("from twilio_verify.attempts").to_arrow_table().cast(SCHEMA)
+    warehouse = Warehouse(replace(world.settings, directory=folder))
+    with warehouse.opened():
+        warehouse.loader.load(Package(attempts, REJECTED.empty_table()))
+    return _megabytes(warehouse.loading), attempts.num_rows
+
+
+def _megabytes(file: Path) -> float:
+    return file.stat().st_size / 2**20
