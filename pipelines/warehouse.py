@@ -109,8 +109,7 @@ class Warehouse:
             try:
                 with self._connected():
                     yield
-                if self._compact.exists():
-                    put(self._compact, self.loading)
+                self._shrink()
             except (Failure, duckdb.Error) as error:
                 if not is_damage(error) or newest_load(self.published) is None:
                     raise
@@ -296,10 +295,15 @@ class Warehouse:
         note_published(self.published, self.connection)
 
     def _keep_compact(self, fresh: Path) -> None:
-        """Where the run's own file has outgrown a copy of it, that takes its place in the end."""
+        """Where the run's own file has outgrown a copy of it, for that to take its place."""
         size, free = fresh.stat().st_size, shutil.disk_usage(self.directory).free
         if self.loading.stat().st_size > _OUTGROWN * size and free > size + _SPARE:
             shutil.copyfile(fresh, self._compact)
+
+    def _shrink(self) -> None:
+        """When the run's own file is closed: by the compact one, unless more was loaded since."""
+        if self._compact.exists() and newest_load(self._compact) == newest_load(self.loading):
+            put(self._compact, self.loading)
 
     def _check_disk(self) -> None:
         self.connection.execute("checkpoint")

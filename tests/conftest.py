@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +35,7 @@ from pipelines.sync import connect, sync, windows_read
 from pipelines.views import create_raw, create_views
 from pipelines.warehouse import Warehouse
 from pipelines.windows import LAST_CALL, RETENTION, Window, plan
+from tests import nursery
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=timezone.utc)
@@ -130,18 +130,15 @@ def environment_of(world: World) -> dict[str, str]:
 
 
 def run_in_process(
-    world: World, module: str, *argv: str, prepare: Callable[[], object] = lambda: None
+    world: World, module: str, *argv: str, prepare: Callable[[], object] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A module with the world's settings in the environment; `prepare` runs in the new process."""
-
-    def heeding() -> None:
-        # Whoever runs the tests in the background has them ignore SIGINT, and their children too.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        prepare()
-
+    """A module with the world's settings in the environment; `prepare` runs in a new process."""
+    environment = {**os.environ, **environment_of(world)}
+    if prepare is None:
+        return nursery.run(module, argv, environment)
     return subprocess.run(
         [sys.executable, "-m", module, *argv],
-        cwd=REPOSITORY, env={**os.environ, **environment_of(world)}, preexec_fn=heeding,
+        cwd=REPOSITORY, env=environment, preexec_fn=prepare,
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
 

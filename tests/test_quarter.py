@@ -36,7 +36,7 @@ ASKED = '''
 ended, found = threading.Event(), []
 threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
 while True:
-    is_last = ended.wait(0.2)
+    is_last = ended.wait(0.5)
     with duckdb.connect(sys.argv[1], read_only=True) as connection:
         found.append([int(n) for n in connection.execute(ASKED).fetchone()])
     if is_last:
