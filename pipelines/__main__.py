@@ -9,26 +9,27 @@ import logging
 import os
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-from pipelines.arguments import FILTER_OPTIONS, JSON, TEXT, instant, parser_of
+from pipelines.arguments import FILTER_OPTIONS, TEXT, instant, parser_of
 from pipelines.backfill import backfill, window_of
 from pipelines.checks import FAIL
-from pipelines.errors import Failure, Misuse, first_line, masked, redact
+from pipelines.errors import Failure, Misuse, first_line, masked
 from pipelines.export import export
 from pipelines.filters import Filters, attempt_sid
 from pipelines.interrupt import INTERRUPTED, heed_signals, ignore_signals, was_interrupted
-from pipelines.progress import BAR, counted
+from pipelines.output import cost, log_to_stderr, report, shown, tell, tell_read, what_was_published
+from pipelines.progress import counted
 from pipelines.query import open_published, prompt, run_query
+from pipelines.reconcile import differing, reconcile, table
 from pipelines.runs import Run
 from pipelines.sandbox.switches import SWITCHES
 from pipelines.settings import Settings, load_settings
+from pipelines.status import Status
 from pipelines.sync import (
     due,
     fetch_attempts,
@@ -46,36 +47,26 @@ log = logging.getLogger("verify_sync")
 def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
     """Runs one command at `now` (aware; default: the clock, read once)."""
     arguments = parser_of(_COMMANDS).parse_args(argv)
-    _log_to_stderr(arguments)
+    log_to_stderr(arguments)
     try:
         arguments.run(arguments, load_settings(), now or datetime.now(timezone.utc))
         if sys.stdout:  # closed, it is None
             sys.stdout.flush()  # what cannot be written is a failure as well
     except KeyboardInterrupt:
-        return _report(arguments, 1, INTERRUPTED)
+        return report(arguments, 1, INTERRUPTED)
     except Failure as failure:
         if was_interrupted():  # DuckDB makes an error of its own of a signal
-            return _report(arguments, 1, INTERRUPTED)
-        return _report(arguments, failure.exit_code, str(failure))
+            return report(arguments, 1, INTERRUPTED)
+        return report(arguments, failure.exit_code, str(failure))
     except BrokenPipeError:  # `verify-sync sql … | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if was_interrupted():
-            return _report(arguments, 1, INTERRUPTED)
+            return report(arguments, 1, INTERRUPTED)
         message = first_line(error)
         hint = "" if arguments.debug else " (--debug shows where)"
-        return _report(arguments, 1, f"{type(error).__name__}: {message}{hint}")
+        return report(arguments, 1, f"{type(error).__name__}: {message}{hint}")
     return 0
-
-
-def _report(arguments: argparse.Namespace, exit_code: int, message: str) -> int:
-    if arguments.debug:
-        print(redact(traceback.format_exc()), file=sys.stderr)
-    if arguments.log_format == JSON:
-        log.error("%s", message, extra={"exit_code": exit_code})
-    else:
-        print(f"verify-sync: {redact(message)}", file=sys.stderr)
-    return exit_code
 
 
 # --- commands; the first line of each docstring is its help
@@ -86,38 +77,7 @@ def _sync(arguments: argparse.Namespace, settings: Settings, now: datetime) -> N
     if arguments.dry_run:
         _print_due(settings, now)
         return
-    _tell_read(arguments, settings, sync(settings, now, arguments.wait))
-
-
-def _tell_read(arguments: argparse.Namespace, settings: Settings, run: Run) -> None:
-    read = f"read {counted(run.attempts, 'attempt')} in {counted(run.slices, 'slice')}"
-    _tell(arguments, f"{read} with {_cost(run)}; {_published(settings, run)}", run)
-
-
-def _tell(arguments: argparse.Namespace, line: str, run: Run | None = None) -> None:
-    """The one line that says what a run did."""
-    if arguments.quiet:
-        return
-    if arguments.log_format == JSON:
-        told = run.told() if run else {}
-        line = json.dumps({"command": arguments.command, **told, "message": redact(line)})
-    print(line)
-
-
-def _published(settings: Settings, run: Run) -> str:
-    return run.unpublished or f"published {_shown(settings.published)}"
-
-
-def _cost(run: Run) -> str:
-    parts = [counted(run.counts.requests, "request")]
-    if run.counts.retries:
-        parts.append(f"of which {run.counts.retries:,} tried again")
-    if run.rejected:
-        parts.append(f"{run.rejected:,} rejected")
-    parts.append(f"{run.seconds:.1f} s")
-    if run.publishing >= 1:
-        parts.append(f"of which {run.publishing:.1f} s publishing")
-    return ", ".join(parts)
+    tell_read(arguments, settings, sync(settings, now, arguments.wait))
 
 
 def _print_due(settings: Settings, now: datetime) -> None:
@@ -148,7 +108,7 @@ def _backfill(arguments: argparse.Namespace, settings: Settings, now: datetime) 
     given = {name: getattr(arguments, name) for name in ("days", "after", "before")}
     asked = " ".join(f"--{name} {value}" for name, value in given.items() if value is not None)
     run = backfill(settings, window, asked, now, arguments.restart, arguments.wait)
-    _tell_read(arguments, settings, run)
+    tell_read(arguments, settings, run)
 
 
 def _list(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
@@ -176,7 +136,7 @@ def _fetch(arguments: argparse.Namespace, settings: Settings, now: datetime) -> 
     sids = dict.fromkeys(arguments.sid)  # each once
     run, missing = fetch_attempts(settings, sids, now, arguments.wait)
     merged = counted(run.attempts, "attempt")
-    _tell(arguments, f"merged {merged}; {_published(settings, run)}", run)
+    tell(arguments, f"merged {merged}; {what_was_published(settings, run)}", run)
     if missing:
         raise Failure(not_there(missing))
 
@@ -186,7 +146,7 @@ def _demo(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
     from pipelines.demo import demo  # here, because a scheduled sync has no use for a sandbox
 
     run = demo(settings, now)
-    folder = _shown(settings.directory / "demo")
+    folder = shown(settings.directory / "demo")
     print(
         f"\nThis sync read {counted(run.attempts, 'attempt')} from the sandbox in "
         f"{run.seconds:.1f} s. Now ask it something yourself:\n"
@@ -207,23 +167,19 @@ def _sql(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None
 
 def _reconcile(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
     """Compare each day with Twilio's own totals; read again what differs."""
-    from pipelines.reconcile import differing, reconcile, table
-
     run, comparisons = reconcile(settings, arguments.days, now, arguments.wait)
     differ = differing(comparisons)
     if arguments.log_format == TEXT and (differ or not arguments.quiet):
         print("\n".join(table(comparisons)))
     days = counted(len({comparison.window for comparison in comparisons}), "day")
-    result = f"compared {days} with {_cost(run)}; {_published(settings, run)}"
-    _tell(arguments, result, run)
+    result = f"compared {days} with {cost(run)}; {what_was_published(settings, run)}"
+    tell(arguments, result, run)
     if differ:
         raise Failure(run.error or "")
 
 
 def _status(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
     """Say how fresh and how complete the warehouse is."""
-    from pipelines.status import Status
-
     status = Status.of(settings, now)
     print(json.dumps(status.as_json(), indent=1) if arguments.json else "\n".join(status.lines()))
     status.require_success(arguments.max_age)
@@ -253,7 +209,7 @@ def _views(arguments: argparse.Namespace, settings: Settings, now: datetime) -> 
     with warehouse.opened():
         warehouse.apply_views(again=True)
         publish(warehouse, now)
-    _tell(arguments, f"views applied; published {_shown(settings.published)}")
+    tell(arguments, f"views applied; published {shown(settings.published)}")
 
 
 def _export(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
@@ -261,7 +217,7 @@ def _export(arguments: argparse.Namespace, settings: Settings, _: datetime) -> N
     with open_published(settings.published) as connection:
         written = export(connection, arguments.folder)
     print(
-        f"wrote {counted(len(written), 'file')} to {_shown(arguments.folder.absolute())}; they "
+        f"wrote {counted(len(written), 'file')} to {shown(arguments.folder.absolute())}; they "
         "hold phone numbers"
     )
 
@@ -270,10 +226,10 @@ def _restore(arguments: argparse.Namespace, settings: Settings, now: datetime) -
     """Start again from a backup of the published file."""
     kept = Warehouse(settings, Run("restore", now, arguments.wait)).restore(arguments.file)
     for file in kept:
-        _tell(arguments, f"what it replaced is kept as {_shown(file)}")
-    _tell(
+        tell(arguments, f"what it replaced is kept as {shown(file)}")
+    tell(
         arguments,
-        f"published {_shown(settings.published)} from {_shown(arguments.file)}; "
+        f"published {shown(settings.published)} from {shown(arguments.file)}; "
         "`make sync` reads what it lacks",
     )
 
@@ -328,48 +284,6 @@ _COMMANDS = {
     "restore": _restore,
     "sandbox": _sandbox,
 }
-
-
-# --- output
-
-
-class _Redacted(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
-class _AsJson(logging.Formatter):
-    """`time` (UTC), `level`, `command` and `message`; of what ends the command `exit_code`."""
-
-    def __init__(self, command: str) -> None:
-        super().__init__()
-        self._command = command
-
-    def format(self, record: logging.LogRecord) -> str:
-        told = {
-            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
-            "level": record.levelname.lower(),
-            "command": self._command,
-            "message": redact(record.getMessage()),
-        }
-        exit_code = getattr(record, "exit_code", None)
-        return json.dumps(told if exit_code is None else {**told, "exit_code": exit_code})
-
-
-def _log_to_stderr(arguments: argparse.Namespace) -> None:
-    """Plain lines on a terminal, with the time elsewhere: cron's mail has no other."""
-    is_json, is_terminal = arguments.log_format == JSON, sys.stderr.isatty()
-    plain = _Redacted("%(message)s" if is_terminal else "%(asctime)s %(message)s")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_AsJson(arguments.command) if is_json else plain)
-    log.handlers = [handler]
-    log.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
-    log.getChild(BAR).setLevel(logging.WARNING if is_json or arguments.quiet else logging.INFO)
-
-
-def _shown(path: Path) -> Path:
-    """As a person would type it from here."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def entry(argv: Sequence[str] | None = None, now: datetime | None = None) -> None:
