@@ -128,7 +128,7 @@ def backfill(
         warehouse.locked(warehouse.backfill_lock, wait, is_brief=False),
         mindful_of_expiry(settings, now),
         recorded(warehouse),
-        connect(settings, Clock(now), warehouse.run) as client,
+        connect(settings, Clock(warehouse.run.now), warehouse.run) as client,
     ):
         with opened(warehouse):
             warn_of_losses(windows_read(warehouse, settings, now), settings.revisit_after, now)

@@ -20,7 +20,7 @@ _LOADING = {
     "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
 }
 _LARGE = 256 * MIB  # of a file, about 3 million attempts
-_PATIENCE = 5.0  # seconds: `status`, `check` and a dry run have the file open for a moment
+_PATIENCE = 5.0  # seconds: `status` and a dry run have the file open for a moment
 
 
 class Database:
@@ -31,9 +31,10 @@ class Database:
         self._connection: Connection | None = None
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
+    def opened(self, wait: float = 0.0) -> Iterator[None]:
+        """Waits so many seconds, a few at least, for readers who have it open."""
         try:
-            with self._connected() as self._connection:
+            with self._connected(max(wait, _PATIENCE)) as self._connection:
                 yield
         finally:
             self._connection = None
@@ -86,8 +87,8 @@ class Database:
         finally:
             self._set(**usual, preserve_insertion_order=True)
 
-    def _connected(self) -> Connection:
-        until = time.monotonic() + _PATIENCE
+    def _connected(self, patience: float) -> Connection:
+        until = time.monotonic() + patience
         while True:
             try:
                 return duckdb.connect(str(self.loading), config=self._options())

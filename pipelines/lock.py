@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -42,8 +42,8 @@ class Holder:
 class Lock:
     """A file that one process has locked; the kernel unlocks it however that process ends.
 
-    Those who wait get it in the order in which they came, and that includes who gives it back only
-    to take it again: a backfill, between two packages.
+    Who waits for it gets it before who gives it back only to take it again: a backfill, between two
+    packages. Others who wait get it in no certain order.
     """
 
     def __init__(self, file: Path) -> None:
@@ -51,16 +51,20 @@ class Lock:
         self._queue = file.with_name(f"{file.name}.queue")
 
     @contextmanager
-    def held(self, holder: Holder, wait: float) -> Iterator[None]:
-        """Waits for so many seconds, and as long as who has it is brief; then it is a Failure."""
-        until = time.monotonic() + wait
+    def held(self, holder: Holder, wait: float) -> Iterator[float]:
+        """Waits for so many seconds, and as long as who has it is brief; then it is a Failure.
+
+        Yields how many seconds it waited.
+        """
+        began = time.monotonic()
+        until = began + wait
         with ExitStack() as queue:
             queue.enter_context(self._taken(self._queue, until))
             taken = self._taken(self._file, until)
         with taken:
             self.note(holder)
             try:
-                yield
+                yield time.monotonic() - began
             finally:
                 self._file.write_bytes(b"")
 
@@ -69,12 +73,15 @@ class Lock:
         self._file.write_text(json.dumps(asdict(holder)), encoding="utf-8")
 
     def holder(self) -> Holder | None:
-        """Who has it, without touching it; None if nobody, or who has not said so yet."""
-        with suppress(OSError, ValueError, TypeError):
-            holder = Holder(**json.loads(self._file.read_bytes()))
-            with suppress(PermissionError):  # alive, but somebody else's
-                os.kill(holder.pid, 0)
-            return holder
+        """Who has it; None if nobody, or who has not said so yet. Writes nothing.
+
+        What a process that died has left in it counts no more: its pid may be another's by now.
+        """
+        with suppress(OSError, ValueError, TypeError), self._file.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return Holder(**json.loads(file.read()))
         return None
 
     def _taken(self, file: Path, until: float) -> AcquireReturnProxy:

@@ -24,7 +24,8 @@ from pipelines.windows import RETENTION, SECOND, Window
 # 24 hours that a code may be valid at most, and two until Twilio counts it.
 CONVERSIONS_SETTLE = timedelta(hours=26)
 _DAY = timedelta(days=1)
-AGREES, DIFFERS = "agrees", "differs"
+# Of a comparison; the second one is for a day whose first one has it read again.
+AGREES, READ_AGAIN, DIFFERS = "agrees", "read again", "differs"
 # What lies on a bound may be counted by Twilio or not, and an unknown status may be either.
 _HELD = """
     with possible as (
@@ -83,7 +84,9 @@ class Comparison:
 
     @property
     def outcome(self) -> str:
-        return AGREES if self.agrees else DIFFERS
+        if self.agrees:
+            return AGREES
+        return DIFFERS if self.is_second else READ_AGAIN
 
 
 def reconcile(
@@ -102,7 +105,8 @@ def reconcile(
         )
     warehouse = Warehouse(settings, Run("reconcile", now, wait))
     found: list[Comparison] = []
-    with opened(warehouse), connect(settings, Clock(now), warehouse.run) as client:
+    with opened(warehouse), connect(settings, Clock(warehouse.run.now), warehouse.run) as client:
+        now = warehouse.run.now
         windows = _windows(warehouse, days, now)
         warehouse.apply_views()  # an older release's may count otherwise
         for window in windows:

@@ -28,8 +28,8 @@ class Run:
     """What a command did by now. `pages` are those of the slices; `counts` has every request.
 
     `seconds` is how long it took, `publishing` the part of it that making the published file anew
-    took; where that was left as it was, `unpublished` says why. `wait`, in seconds, is how long it
-    may wait for another run; `is_brief`: others can wait for this one.
+    took; where that was left as it was, `unpublished` says why. `wait` is how many seconds it may
+    wait for another run, `waited` how many it did; `is_brief`: others can wait for this one.
     """
 
     command: str
@@ -50,7 +50,13 @@ class Run:
     error: str | None = None
     finished_at: datetime | None = None
     is_recorded: bool = False
+    waited: float = 0.0
     _began: float = field(default_factory=time.monotonic, repr=False)
+
+    @property
+    def now(self) -> datetime:
+        """What it is to go by: when it began, but for a wait. In it the time goes on."""
+        return self.started_at + timedelta(seconds=self.waited if self.waited > 1 else 0)
 
     @property
     def seconds(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
@@ -81,9 +82,15 @@ def project_directory() -> Path:
     if "DLT_PROJECT_DIR" in os.environ:
         return Path(os.environ["DLT_PROJECT_DIR"])
     checkout = Path(__file__).resolve().parents[1]
-    is_here = Path(".dlt").is_dir() and Path.cwd() != Path.home()
+    is_here = Path(".dlt").is_dir() and not _is_home(Path.cwd())
     elsewhere = not is_here and (checkout / ".dlt").is_dir()
     return checkout if elsewhere else Path.cwd()
+
+
+def _is_home(folder: Path) -> bool:
+    with suppress(OSError, RuntimeError):  # there is none
+        return folder.samefile(Path.home())
+    return False
 
 
 def load_settings() -> Settings:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,13 @@ from pipelines.lock import Holder
 from pipelines.losses import time_left
 from pipelines.progress import counted, duration
 from pipelines.recovery import SCHEMA, Damaged, Locked
-from pipelines.runs import NEWEST_SYNC
+from pipelines.runs import KILLED, NEWEST_SYNC
 from pipelines.settings import Settings
 from pipelines.warehouse import Warehouse
 from pipelines.windows import RETENTION, SETTLED_AFTER
 
 _NEWEST_RUN = f"""
-    select command, coalesce(outcome, 'running'), coalesce(finished_at, started_at), error
+    select command, outcome, coalesce(finished_at, started_at), error
     from {SCHEMA}.sync_runs order by started_at desc, rowid desc limit 1
 """
 _COVERED = f"""
@@ -44,11 +46,11 @@ _RECONCILED = f"""
     with days as (
         select max(reconciled_at) as reconciled_at, arg_max(outcome, reconciled_at) as outcome
         from {SCHEMA}.reconciliations
-        where run_id = (select arg_max(run_id, reconciled_at) from {SCHEMA}.reconciliations)
+        where filters_hash = '{{filters_hash}}' and created_after > timestamptz '{{oldest}}'
         group by created_after
     )
 
-    select max(reconciled_at), count(*), count(*) filter (where outcome = 'differs') from days
+    select max(reconciled_at), count(*), count(*) filter (where outcome != 'agrees') from days
 """
 
 
@@ -114,11 +116,14 @@ class Status:
         successes = [*first(NEWEST_SYNC, None), *map(_last_success, running)]
         success = max(filter(None, successes), default=None)
         run = first(_NEWEST_RUN)
+        if run and run[1] is None:
+            is_alive = any(holder.command == run[0] for holder in running)
+            run = (run[0], "running since" if is_alive else KILLED, *run[2:])
         covered = first(_COVERED.format(filters_hash=filters_hash), None, None)
         gaps = first(_GAPS.format(filters_hash=filters_hash), 0, 0.0)
         oldest, settled_after = (now - RETENTION).isoformat(), SETTLED_AFTER.total_seconds()
         shares = first(_SHARES.format(oldest=oldest, settled_after=settled_after), 0, 0, 0)
-        reconciled = first(_RECONCILED, None, 0, 0)
+        reconciled = first(_RECONCILED.format(filters_hash=filters_hash, oldest=oldest), None, 0, 0)
         (account,) = first(f"select any_value(account_sid) from {SCHEMA}.windows_read", None)
         read = warehouse.windows_read(account or "", now, file)
         left = time_left(read, now)
@@ -197,7 +202,7 @@ class Status:
     def _covered(self) -> str:
         if self.covered_after is None or self.covered_before is None:
             return "nothing was read by these filters"
-        return f"from {self.covered_after:%F %T} to {_utc(self.covered_before)}"
+        return f"from {_utc(self.covered_after)[:-4]} to {_utc(self.covered_before)}"
 
     def _gaps(self) -> str:
         if not self.gaps:
@@ -236,13 +241,18 @@ def _last_success(holder: Holder) -> datetime | None:
 
 
 def _sizes(directory: Path) -> dict[str, int]:
-    """Of the two databases, with their logs, and of all there is."""
-    found = {path: path.stat().st_size for path in directory.rglob("*") if path.is_file()}
+    """Of the two databases, with their logs, and of all files; a run may remove some meanwhile."""
+    sizes: dict[str, int] = {}
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with suppress(OSError):
+                size = os.stat(os.path.join(folder, name)).st_size
+                sizes[name] = sizes.get(name, 0) + size
     named = {
-        name: sum(size for path, size in found.items() if path.name in (name, f"{name}.wal"))
+        name: sizes.get(name, 0) + sizes.get(f"{name}.wal", 0)
         for name in ("verify.duckdb", "loading.duckdb")
     }
-    return {**named, "in all": sum(found.values())}
+    return {**named, "in all": sum(sizes.values())}
 
 
 def _size(size: int) -> str:
@@ -250,8 +260,8 @@ def _size(size: int) -> str:
 
 
 def _utc(instant: datetime) -> str:
-    return f"{instant:%F %T} UTC"
+    return f"{instant.astimezone(timezone.utc):%F %T} UTC"
 
 
 def _iso(instant: datetime | None) -> str | None:
-    return f"{instant:%FT%TZ}" if instant else None
+    return f"{instant.astimezone(timezone.utc):%FT%TZ}" if instant else None

@@ -83,8 +83,9 @@ def sync(settings: Settings, now: datetime, wait: float = 0.0) -> Run:
     with (
         mindful_of_expiry(settings, now),
         opened(warehouse),
-        connect(settings, Clock(now), warehouse.run) as client,
+        connect(settings, Clock(warehouse.run.now), warehouse.run) as client,
     ):
+        now = warehouse.run.now
         read = windows_read(warehouse, settings, now)
         warn_of_losses(read, settings.revisit_after, now)
         read_windows(warehouse, client, plan(read, settings.revisit_after, now))
@@ -95,7 +96,7 @@ def sync(settings: Settings, now: datetime, wait: float = 0.0) -> Run:
 def read_windows(warehouse: Warehouse, client: Client, windows: Iterable[Window]) -> None:
     """Reads and loads them, package by package."""
     settings, run = warehouse.settings, warehouse.run
-    with sizing(client, settings, warehouse.rate(run.started_at)) as sized:
+    with sizing(client, settings, warehouse.rate(run.now)) as sized:
         pieces = sized.measured(windows)
         slices = sized.cut(pieces)
         with Progress.of(pieces, sized) as progress:
@@ -111,7 +112,7 @@ def fetch_attempts(
     """Merges single attempts; returns the run, and the SIDs that the API does not have."""
     found, missing = [], []
     warehouse = Warehouse(settings, Run("fetch", now, wait))
-    with opened(warehouse), connect(settings, Clock(now), warehouse.run) as client:
+    with opened(warehouse), connect(settings, Clock(warehouse.run.now), warehouse.run) as client:
         for sid in sids:
             try:
                 found.append(client.fetch(sid))
@@ -128,7 +129,7 @@ def fetch_attempts(
         run.attempts, run.rejected = attempts.num_rows, rejected.num_rows
         if missing:
             run.end(FAILED, not_there(missing))
-        finish(warehouse, now)
+        finish(warehouse, run.now)
     return run, missing
 
 
@@ -157,7 +158,7 @@ def opened(warehouse: Warehouse, patient: bool = False) -> Iterator[None]:
     run does is written down."""
     credentials = require_credentials(warehouse.settings)
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what pages no longer need
-    with warehouse.opened(patient):
+    with warehouse.opened(float("inf") if patient else None):
         warehouse.loader.finish_pending()
         warehouse.check_account(credentials.account_sid)
         warehouse.record()

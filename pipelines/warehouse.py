@@ -46,6 +46,8 @@ from pipelines.windows import RETENTION, SECOND, WindowsRead
 
 _READABLE_SINCE = "v1.2.0"  # DuckDB 2.0's own storage format cannot be opened by 1.x
 _SPARE = 64 * MIB  # bytes left free on the disk after publishing
+_FOR_THE_RECORD = 10.0  # seconds that a run which failed waits for another to write that down
+_FOR_READERS = 600.0  # … and at most for `check`, which reads all of the file, to have done so
 _OUTGROWN = 1.5  # times the size of a compact copy: rows that are merged leave holes
 
 # A load package that brought more than windows in which there was nothing.
@@ -97,17 +99,18 @@ class Warehouse:
         self._compact = self.loading.with_name(f"{self.loading.name}.compact")
 
     @contextmanager
-    def opened(self, patient: bool = False) -> Iterator[None]:
+    def opened(self, wait: float | None = None) -> Iterator[None]:
         """One run at a time, on files that hold everything or are rebuilt.
 
-        `patient`, it waits for as long as another run lasts; else for as long as the run may.
+        Waits so many seconds for another run; if none are given, for as long as this one may.
         """
-        with self.locked(self.lock, float("inf") if patient else self.run.wait):
+        wait = self.run.wait if wait is None else wait
+        with self.locked(self.lock, wait):
             self.refuse_newer()
             recover(self.loading, self.published)
             self._compact.unlink(missing_ok=True)
             try:
-                with self._connected():
+                with self._connected(min(wait, _FOR_READERS)):
                     yield
                 self._shrink()
             except (Failure, duckdb.Error) as error:
@@ -126,7 +129,8 @@ class Warehouse:
             holder = replace(holder, is_brief=is_brief)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with lock.held(holder, wait):
+            with lock.held(holder, wait) as waited:
+                self.run.waited += waited
                 yield
         except OSError as error:
             why = advised(error.strerror or str(error))
@@ -141,9 +145,12 @@ class Warehouse:
                 refuse_newer(file)
 
     @contextmanager
-    def _connected(self) -> Iterator[None]:
-        with self.database.opened():
+    def _connected(self, wait: float = 0.0) -> Iterator[None]:
+        with self.database.opened(wait):
             bring_along(self.connection)
+            # For `status`, which cannot ask the database meanwhile.
+            success = _text(newest_sync(self.connection))
+            self.lock.note(replace(self.run.holder(), last_success=success))
             with self.loader.opened():
                 yield
 
@@ -152,7 +159,6 @@ class Warehouse:
         backfill = self.backfill_lock.holder()
         goes_on = backfill is not None and backfill.pid != os.getpid()
         record(self.connection, self.run, goes_on)
-        self.lock.note(replace(self.run.holder(), last_success=_text(newest_sync(self.connection))))
 
     def record_failure(self, error: BaseException) -> None:
         """The same of a run that failed, if it had been written down and that is possible."""
@@ -165,7 +171,7 @@ class Warehouse:
                     self.connection.rollback()  # what failed may have been a transaction
                 self.record()
             else:
-                with self.opened():
+                with self.opened(_FOR_THE_RECORD):
                     self.record()
 
     def restore(self, backup: Path) -> list[Path]:

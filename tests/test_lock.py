@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from pipelines import clock
 from pipelines.__main__ import main
 from pipelines.errors import Failure
 from pipelines.lock import Holder, Lock
@@ -112,6 +114,21 @@ def test_it_waits_as_long_as_it_is_told(configured: World, capsys: Capture) -> N
         assert main(["sync", "--wait", "60", "--quiet"], now=NOW) == 0
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", "")
+
+
+def test_a_run_that_has_waited_goes_by_the_time_it_is_then(
+    configured: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its clock would differ from Twilio's by as long as it has waited."""
+    monkeypatch.setattr(clock, "TOLERANCE", timedelta(seconds=1.5))
+    began = time.monotonic()
+    configured.sandbox.now = lambda: NOW.timestamp() + time.monotonic() - began
+    with holding(configured.settings.directory / "lock") as other:
+        threading.Timer(4, other.kill).start()
+        began = time.monotonic()
+        assert main(["sync", "--wait", "60", "--quiet"], now=NOW) == 0
+    (reach,) = configured.query("select max(created_before) as at from twilio_verify.windows_read")
+    assert timedelta(seconds=2) < reach["at"] - NOW < timedelta(seconds=30)
 
 
 def test_a_dead_process_is_no_obstacle(configured: World, capsys: Capture) -> None:

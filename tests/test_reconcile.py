@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given as for_any
 from hypothesis import strategies as st
 
+from pipelines import reconcile
 from pipelines.__main__ import main
 from pipelines.client import Summary
+from pipelines.errors import Failure
 from pipelines.filters import Filters
 from pipelines.reconcile import _held, days_of
 from pipelines.windows import RETENTION, SECOND, Window
@@ -98,7 +100,7 @@ def test_a_day_that_differs_is_read_again(synced: World, capsys: Capture, statem
         *["Summary"] * 3, "Attempts", "Summary", *["Summary"] * 10
     ]  # fmt: skip
     kept = [row for row in synced.query(KEPT) if row["created_after"].day == 10]
-    assert [row["outcome"] for row in kept] == ["differs", "agrees"]
+    assert [row["outcome"] for row in kept] == ["read again", "agrees"]
     assert kept[0]["api_attempts"] == kept[1]["api_attempts"] == kept[1]["attempts"]
     assert synced.stored() == before
     (run,) = synced.query("from sync_history where command = 'reconcile'")
@@ -122,7 +124,7 @@ def test_what_still_differs_is_an_error(synced: World, capsys: Capture) -> None:
     assert told.out.count("agrees") == 12
     assert told.out.count("still differs") == 1
     assert [r["outcome"] for r in synced.query(KEPT) if r["created_after"].day == 10] == [
-        "differs", "differs"
+        "read again", "differs"
     ]  # fmt: skip
     (run,) = synced.query("from sync_history where command = 'reconcile'")
     assert (run["outcome"], run["error"][:5]) == ("failed", "1 day")
@@ -135,6 +137,25 @@ def test_what_still_differs_is_an_error(synced: World, capsys: Capture) -> None:
     assert main(["reconcile", "--days", "12", "--quiet"], now=synced.now) == 0
     assert main(["check"], now=synced.now) == 0
     assert "ok    reconciled" in capsys.readouterr().out
+
+
+def test_a_day_that_could_not_be_read_again_is_not_said_to_have_been(
+    synced: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harm(synced, MISSING.format(ON_THE_10TH))
+    with monkeypatch.context() as broken:
+
+        def fail(*_: object) -> None:
+            raise Failure("no answer")
+
+        broken.setattr(reconcile, "read_windows", fail)
+        assert main(["reconcile", "--days", "12"], now=NOW) == 1
+    assert main(["check"], now=NOW) == 0
+    assert "ok    reconciled" in capsys.readouterr().out
+    assert main(["status"], now=NOW) == 0
+    assert "3 days: 1 of them differ" in capsys.readouterr().out
+    synced.move(minutes=1)
+    assert main(["reconcile", "--days", "12", "--quiet"], now=synced.now) == 0
 
 
 def test_conversions_of_young_attempts_are_not_judged(synced: World, capsys: Capture) -> None:
@@ -159,7 +180,7 @@ def test_late_arrivals_of_today_are_found(
     world.move(hours=2)
     assert main(["reconcile", "--days", "1"], now=world.now) == 0
     kept = world.query(KEPT)
-    assert [row["outcome"] for row in kept] == ["agrees", "differs", "agrees"]
+    assert [row["outcome"] for row in kept] == ["agrees", "read again", "agrees"]
     assert kept[1]["created_before"] == NOW - SECOND  # up to where it was read
     stored = world.stored()
     missing = [row for sid, row in world.truth().items() if sid not in stored]
@@ -176,7 +197,7 @@ def test_rows_that_are_no_attempts_are_no_difference(
     world.sync()
     assert main(["reconcile", "--days", "3"], now=NOW) == 0
     outcomes = [row["outcome"] for row in world.query(KEPT)]
-    assert "differs" in outcomes
+    assert "read again" in outcomes
     assert outcomes[-1] == "agrees"
 
 

@@ -87,10 +87,12 @@ def test_a_run_that_failed_is_told_by_the_next_that_does_not(
     ]
 
 
-def test_a_killed_run_is_found_by_the_next(configured: World) -> None:
+def test_a_killed_run_is_found_by_the_next(configured: World, capsys: Capture) -> None:
     moment = [NOW.isoformat(), "paging", "0", "0", str(int(signal.SIGKILL))]
     told = run_in_process(configured, "tests.crash", *moment, "sync")
     assert told.returncode == -signal.SIGKILL
+    assert main(["status"], now=NOW) == 0
+    assert "newest run            sync, killed 2026-11-20 12:00:00 UTC" in capsys.readouterr().out
     configured.move(minutes=1)
     configured.sync()
     killed, done = configured.query(HISTORY)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -65,6 +66,22 @@ def test_it_says_how_things_stand(configured: World, capsys: Capture) -> None:
     assert found["covered_before"] == "2026-11-20T11:59:59Z"
     for file in ("verify.duckdb", "loading.duckdb"):
         assert found["files"][file] >= (configured.settings.directory / file).stat().st_size  # type: ignore[index]
+
+
+def test_instants_are_utc_wherever_it_runs(
+    configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured.sync()
+    assert main(["reconcile", "--days", "1", "--quiet"], now=NOW) == 0
+    here = told(capsys, configured), as_json(capsys, configured)
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert (told(capsys, configured), as_json(capsys, configured)) == here
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+    assert here[0]["reconciled"].startswith("2026-11-20 12:00:0")
 
 
 def test_what_was_lost_shows(configured: World, capsys: Capture) -> None:

@@ -22,7 +22,7 @@ from pipelines.sync import fetch_attempts
 from pipelines.views import sql_folder, view_files
 from pipelines.warehouse import Warehouse
 from pipelines.windows import SECOND, Window
-from tests.conftest import NOW, World, due_windows, read_windows
+from tests.conftest import NOW, World, due_windows, nothing_is_due, read_windows
 
 READER = """
 import duckdb, sys
@@ -277,3 +277,24 @@ def test_a_foreign_file_is_one_clear_line(world: World) -> None:
 def test_the_views_are_found_beside_the_package() -> None:
     assert (sql_folder() / "settings.sql").is_file()
     assert {file.parent.name for file in view_files()} == {"staging", "marts", "reports"}
+
+
+def test_a_file_that_has_grown_is_replaced_by_the_compact_copy(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not where more was loaded since that was made."""
+    monkeypatch.setattr(module, "_OUTGROWN", 0)
+    world.sync()
+    loading, published = (world.settings.directory / f"{n}.duckdb" for n in ("loading", "verify"))
+    assert loading.read_bytes() == published.read_bytes()
+    world.move(hours=1)
+    windows, warehouse = due_windows(world), Warehouse(world.settings)
+    with warehouse.opened():
+        warehouse.loader.finish_pending()
+        warehouse.apply_views()
+        warehouse.publish()
+        warehouse.loader.load(Package.of(read_windows(world, windows)))
+    assert nothing_is_due(world)
+    world.sync()
+    assert loading.read_bytes() == published.read_bytes()
+    assert world.stored().keys() >= world.truth().keys()
