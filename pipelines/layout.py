@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipelines.errors import Misuse
@@ -45,10 +45,15 @@ def bring_along(connection: Connection) -> None:
     connection.execute(
         f"create or replace table {_STAMP} (layout bigint, release varchar, views varchar)"
     )
-    connection.execute(
-        f"insert into {_STAMP} values (?, ?, null)", [LAYOUT, version("verify-sync")]
-    )
+    connection.execute(f"insert into {_STAMP} values (?, ?, null)", [LAYOUT, _release()])
     connection.commit()
+
+
+def _release() -> str:
+    try:
+        return version("verify-sync")
+    except PackageNotFoundError:  # run from a checkout that was not set up
+        return "unknown"
 
 
 def stamped_views(connection: Connection) -> str | None:

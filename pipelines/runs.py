@@ -55,7 +55,7 @@ class Run:
 
     @property
     def now(self) -> datetime:
-        """What it is to go by: when it began, but for a wait. In it the time goes on."""
+        """What it plans by: when it began, or if it had to wait for others, when that was over."""
         return self.started_at + timedelta(seconds=self.waited if self.waited > 1 else 0)
 
     @property
