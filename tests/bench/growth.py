@@ -159,7 +159,7 @@ def merging(syncs: int = 1_000) -> Iterator[str]:
 def _afresh(world: World, folder: Path) -> tuple[float, int]:
     """Megabytes of the run's own file after one load of all that is published, and its rows."""
     with duckdb.connect(str(world.settings.published), read_only=True) as connection:
-        attempts = connection.execute("from twilio_verify.attempts").to_arrow_table().cast(SCHEMA)
+        attempts = connection.sql("from twilio_verify.attempts").to_arrow_table().cast(SCHEMA)
     warehouse = Warehouse(replace(world.settings, directory=folder))
     with warehouse.opened():
         warehouse.loader.load(Package(attempts, REJECTED.empty_table()))
