@@ -35,7 +35,7 @@ def bring_along(connection: Connection) -> None:
     connection.begin()
     connection.execute(f"create schema if not exists {SCHEMA}")
     # Before the first load creates the others, a run that fails is to be written down.
-    create_table(connection, "sync_runs", if_missing=True)
+    _create_table(connection, "sync_runs")
     for table, columns in TABLES.items():
         for column, hint in columns.items():
             connection.execute(
@@ -66,15 +66,14 @@ def stamp_views(connection: Connection, fingerprint: str) -> None:
     connection.execute(f"update {_STAMP} set views = ?", [fingerprint])
 
 
-def create_table(connection: Connection, name: str, if_missing: bool = False) -> None:
-    """A raw table as dlt would create it."""
+def _create_table(connection: Connection, name: str) -> None:
+    """A raw table as dlt would create it, unless it is there."""
     columns = [
         f"{column} {TYPES[str(hint['data_type'])]}{'' if hint['nullable'] else ' not null'}"
         for column, hint in TABLES[name].items()
     ]
     columns += [f"{column} {kind}" for column, kind in _OF_DLT.items()]
-    unless = "if not exists " if if_missing else ""
-    connection.execute(f"create table {unless}{SCHEMA}.{name} ({', '.join(columns)})")
+    connection.execute(f"create table if not exists {SCHEMA}.{name} ({', '.join(columns)})")
 
 
 def insert(connection: Connection, table: str, row: Mapping[str, object]) -> None:

@@ -303,8 +303,12 @@ class Warehouse:
     def _keep_compact(self, fresh: Path) -> None:
         """Where the run's own file has outgrown a copy of it, for that to take its place."""
         size, free = fresh.stat().st_size, shutil.disk_usage(self.directory).free
-        if self.loading.stat().st_size > _OUTGROWN * size and free > size + _SPARE:
+        if self.loading.stat().st_size <= _OUTGROWN * size or free <= size + _SPARE:
+            return
+        try:
             shutil.copyfile(fresh, self._compact)
+        except OSError:  # a quota, say: no reason not to publish
+            self._compact.unlink(missing_ok=True)
 
     def _shrink(self) -> None:
         """When the run's own file is closed: by the compact one, unless more was loaded since."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -297,4 +298,22 @@ def test_a_file_that_has_grown_is_replaced_by_the_compact_copy(
     assert nothing_is_due(world)
     world.sync()
     assert loading.read_bytes() == published.read_bytes()
+    assert world.stored().keys() >= world.truth().keys()
+
+
+def test_no_room_for_the_compact_copy_is_no_reason_not_to_publish(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(_: Path, target: Path) -> None:
+        target.write_bytes(b"half a file")
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(module, "_OUTGROWN", 0)
+    monkeypatch.setattr(module.shutil, "copyfile", fill)
+    world.sync()
+    assert world.stored() == world.truth()
+    names = {file.name for file in world.settings.directory.iterdir()}
+    assert {name for name in names if "compact" in name} == set()
+    world.move(hours=1)
+    world.sync()
     assert world.stored().keys() >= world.truth().keys()
