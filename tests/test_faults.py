@@ -402,8 +402,8 @@ def test_a_soak_ends_complete_and_never_exceeds_the_limit(
     """About 300 requests of sync, three in ten of them failing, at 40 requests in 2 seconds."""
     monkeypatch.setattr(pacing, "WINDOW", 2.0)
     limits = Limits(requests=40, seconds=2, retry_after="none")
-    world = make_world(attempts=17_000, fail="all", hang=1.0, rows="mixed", limits=limits)
-    world.settings = replace(world.settings, requests_per_minute=40, page_size=60, timeout=0.8)
+    world = make_world(attempts=17_000, fail="all", hang=3.0, rows="mixed", limits=limits)
+    world.settings = replace(world.settings, requests_per_minute=40, page_size=60, timeout=2.5)
     outcome = sync(world.settings, world.now)
     assert holds_the_truth(world)
     log = world.sandbox.log
