@@ -57,20 +57,26 @@ class Database:
         return self.ask(query, lambda answer: answer.fetchall(), [], file)
 
     def ask(
-        self, query: str, take: Callable[[Connection], T], nothing: T, file: Path | None = None
+        self,
+        query: str,
+        take: Callable[[Connection], T],
+        nothing: T,
+        file: Path | None = None,
+        is_large: bool = False,
     ) -> T:
         """The answer from `loading.duckdb`; `nothing` while it or its tables do not exist yet.
 
         Where it is gone or damaged, from the published file, of which the next run rebuilds it.
+        `is_large`: it may take more memory than there is.
         """
         if self._connection is None or file is not None:
             usual = self.loading if self.loading.exists() else self.published
             try:
-                return ask(file or usual, query, take, nothing)
+                return ask(file or usual, query, take, nothing, is_large)
             except Damaged:
                 if file is not None:
                     raise
-                return ask(self.published, query, take, nothing)
+                return ask(self.published, query, take, nothing, is_large)
         try:
             return take(self._connection.execute(query))
         except duckdb.CatalogException:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dlt
+from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.exceptions import DltException
 from dlt.pipeline.exceptions import PipelineStepFailed
 
@@ -62,7 +63,7 @@ class Loader:
             pipelines_dir=str(self._working_folder),
             # On the run's database: dlt by itself would open and checkpoint it at every step. Its
             # own cursor, because it changes the search path of what it is given.
-            destination=dlt.destinations.duckdb(self._cursor or self._database.connection),
+            destination=_destination(self._cursor or self._database.connection),
             dataset_name=SCHEMA,
         )
 
@@ -157,6 +158,22 @@ class Loader:
             return self._database.rows(query)
         finally:
             self._database.connection.unregister("package")
+
+
+def _destination(connection: Connection) -> Any:
+    """dlt's DuckDB, which says once what it can do: a load asks 27 times, and each time it would
+    look for its configuration in every place, which is a sixth of what a small sync costs."""
+    destination = dlt.destinations.duckdb(connection)
+    ask, known = destination.capabilities, dict[Any, DestinationCapabilitiesContext]()
+
+    def capabilities(config: Any = None, naming: Any = None) -> DestinationCapabilitiesContext:
+        asked = (config is None, naming and type(naming))
+        if asked not in known:
+            known[asked] = ask(config, naming)
+        return known[asked].copy()  # dlt sets fields of what it is given
+
+    destination.capabilities = capabilities  # type: ignore[method-assign]
+    return destination
 
 
 def _why(error: PipelineStepFailed) -> str:

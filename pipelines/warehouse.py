@@ -281,7 +281,8 @@ class Warehouse:
     def check(self, now: datetime) -> list[Answer]:
         """What the checks of `sql/` find in what would be published next."""
         if not self.database.is_open:
-            return self.database.ask("select 1", lambda answer: run_checks(answer, now), [])
+            checked = lambda answer: run_checks(answer, now)  # noqa: E731
+            return self.database.ask("select 1", checked, [], is_large=True)
         # With less, two threads do not get through; with more, large ones were faster, and larger.
         memory = min(max(self.loading.stat().st_size // 2, 192 * MIB), 1024 * MIB)
         with (
