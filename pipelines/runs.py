@@ -51,7 +51,7 @@ class Run:
     finished_at: datetime | None = None
     is_recorded: bool = False
     waited: float = 0.0
-    _began: float = field(default_factory=time.monotonic, repr=False)
+    _began: float = field(default_factory=lambda: time.monotonic(), repr=False)
 
     @property
     def now(self) -> datetime:

@@ -145,9 +145,8 @@ class Transport:
             self._count("requests")
             started = time.monotonic()
             answer = self._send(url, parameters)
-            seconds = time.monotonic() - started
         if answer.status == 200:
-            self._clock.check(answer.headers.get("Date"), seconds)
+            self._clock.check(answer.headers.get("Date"), time.monotonic() - started)
             try:
                 return read(answer.content)
             except Unreadable as unreadable:
