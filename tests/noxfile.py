@@ -1,0 +1,50 @@
+"""The tests on each Python that verify-sync promises, as far as this machine has them.
+
+`make test-pythons` takes each of them, `make test-pythons ARGS="-s ends"` the lowest and highest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nox
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PYTHONS = re.findall(
+    r"Python :: (3\.\d+)", (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+)
+nox.options.sessions = ["tests"]
+nox.options.error_on_missing_interpreters = False
+nox.options.stop_on_first_error = False
+nox.options.envdir = str(REPOSITORY / ".nox")
+
+
+def pyenv() -> list[str]:
+    """Folders of the interpreters that pyenv has installed: its shims start only the chosen one."""
+    root = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    return [str(folder) for version in PYTHONS for folder in root.glob(f"versions/{version}.*/bin")]
+
+
+path = os.environ["PATH"].split(os.pathsep)
+os.environ["PATH"] = os.pathsep.join([*pyenv(), *(f for f in path if not f.endswith("/shims"))])
+FOUND = [version for version in PYTHONS if shutil.which(f"python{version}")]
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """One session a version; nox's last lines are a table of them."""
+    session.install("--quiet", "-r", str(REPOSITORY / "requirements.lock"))
+    session.install("--quiet", "--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
+    session.chdir(REPOSITORY)
+    session.run("python", "--version")
+    session.run("pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session(python=False)
+def ends(session: nox.Session) -> None:
+    """The lowest and the highest."""
+    for version in dict.fromkeys([*FOUND[:1], *FOUND[-1:]]):
+        session.notify(f"tests-{version}")
