@@ -8,10 +8,10 @@ override QUERY := $(value QUERY)
 export QUERY
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sync backfill list fetch reconcile status sql check views export restore sandbox test lint format bench lock clean
+.PHONY: help demo sync backfill list fetch reconcile status sql check views export restore sandbox test test-long test-busy test-pythons lint format bench lock clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/ready ## sync a made-up account and show a few answers; no account needed
 	@$(BIN)/verify-sync demo $(ARGS)
@@ -55,10 +55,20 @@ sandbox: .venv/ready ## serve a made-up account like Twilio would, on loopback
 test: .venv/ready ## run the tests
 	$(BIN)/pytest -n auto $(ARGS)
 
+test-long: .venv/ready ## run the long tests: months of syncs, many kills, more random examples
+	$(BIN)/pytest -n auto --long $(ARGS)
+
+test-busy: .venv/ready ## run the tests while other processes take the cores and the disk cache
+	$(BIN)/python -m tests.busy $(BIN)/pytest -n auto $(ARGS)
+
+test-pythons: .venv/ready ## run the tests on each Python from 3.10 to 3.14 that is installed
+	$(BIN)/nox -f tests/noxfile.py $(ARGS)
+
 lint: .venv/ready ## ruff, mypy, sqlfluff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.14
 	$(BIN)/sqlfluff lint sql --disable-progress-bar
 
 format: .venv/ready ## let ruff and sqlfluff repair what they can
@@ -74,7 +84,7 @@ lock: ## resolve requirements.lock anew from pyproject.toml (needs uv)
 		--no-annotate --no-header --no-emit-index-url --output-file requirements.lock
 
 clean: ## remove .venv and caches; warehouses stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .nox
 
 # Apart, because dlt imports pandas where it finds it: half a second and 50 MB in every process.
 .venv/bench/ready: requirements-bench.lock .venv/ready
@@ -83,8 +93,8 @@ clean: ## remove .venv and caches; warehouses stay
 	@touch $@
 
 .venv/ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
-		{ echo "verify-sync needs Python 3.10 to 3.13: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || \
+		{ echo "verify-sync needs Python 3.10 to 3.14: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || \
 		{ echo "no venv module: install it first (Debian: apt install python3-venv)" >&2; exit 1; }
 	@echo "setting up .venv ..." >&2

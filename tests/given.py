@@ -18,10 +18,23 @@ CONVERTED = {"conversion_status": "converted"}
 Row = dict[str, Any]
 
 
+_applied: Settings | None = None  # in the one database that the tests of views share
+
+
 def given(database: duckdb.DuckDBPyConnection, *attempts: Row, **settings: Any) -> None:
     """The attempts, and the views over them with these settings."""
     add(database, *attempts)
-    create_views(database, Settings(directory=Path(), **settings))
+    apply_views(database, **settings)
+
+
+def apply_views(database: duckdb.DuckDBPyConnection, **settings: Any) -> None:
+    """Unless they are there already. Who changes the table of settings does so at every test."""
+    global _applied
+    wanted = Settings(directory=Path(), **settings)
+    if wanted != _applied:
+        create_views(database, wanted)
+        _applied = wanted
+    database.execute("update settings set timezone = ?", [wanted.timezone])
 
 
 def add(database: duckdb.DuckDBPyConnection, *attempts: Row) -> None:

@@ -85,11 +85,11 @@ class Spent:
 class Quarter:
     """The account, every attempt an element of the columns; instants are epoch seconds."""
 
-    def __init__(self, days: int = DAYS, url: str = "https://verify.twilio.com") -> None:
+    def __init__(self, days: int = DAYS) -> None:
         start = int(START.timestamp())
         self.days = days
         self.account = Account(attempts=ATTEMPTS * days // DAYS, days=days, since=start)
-        self.renderer = Renderer(self.account, Switches(), Sandbox.account_sid, url)
+        self.renderer = Renderer(self.account, Switches(), Sandbox.account_sid)
         blocks = [self.account.block(start // DAY + day) for day in range(-1, days + 1)]
         names = [f.name for f in fields(Block)]
         columns = {name: np.concatenate([getattr(b, name) for b in blocks]) for name in names}
@@ -238,7 +238,7 @@ def by_pipeline(
     """The same with every sync the real command, from the sandbox over HTTP."""
     given = {"attempts": ATTEMPTS * days // DAYS, "days": days, "visibility_delay": DELAY}
     with serving(folder, now=START + timedelta(days=days), **given) as world:
-        quarter = Quarter(days, world.sandbox.url)
+        quarter = Quarter(days)
         quiet = redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO())
         with patch.dict(os.environ, environment_of(world)), quiet[0], quiet[1]:
             for world.now in times:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -11,41 +12,42 @@ import re
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from pipelines import reading
+from pipelines import warehouse as module
 from pipelines.__main__ import main
 from pipelines.backfill import backfill, window_of
-from pipelines.errors import Misuse
+from pipelines.clock import Clock
+from pipelines.errors import Failure, Misuse
 from pipelines.filters import Filters
 from pipelines.loader import Loader
 from pipelines.lock import Holder
 from pipelines.reading import Package
 from pipelines.runs import Run
-from pipelines.sync import sync, windows_read
+from pipelines.sizing import Sizing
+from pipelines.sync import connect, sync, windows_read
 from pipelines.warehouse import Warehouse
 from pipelines.windows import RETENTION, SECOND, Window, remaining
+from tests.clocks import wait_until
 from tests.conftest import (
     NOW,
-    REPOSITORY,
+    PATIENT,
     Capture,
     World,
     read_windows,
     refused,
     run_in_process,
-    slice_small,
 )
 
-MakeWorld = Callable[..., World]
 DAY = timedelta(days=1)
 FIELDS = ("account_sid", "filters_hash", "asked", "after", "before", "began_at")
 
@@ -68,8 +70,8 @@ def unfinished(world: World) -> list[dict[str, str]]:
 # --- what is asked for
 
 
-def test_a_window_is_read_again_whatever_is_due(world: World) -> None:
-    world.sync()
+def test_a_window_is_read_again_whatever_is_due(synced: World) -> None:
+    world = synced
     old = world.stored()
     world.move(hours=30)
     outcome = run(world, days=10)
@@ -88,7 +90,7 @@ def test_a_window_is_read_again_whatever_is_due(world: World) -> None:
 
 def test_a_backfill_is_the_first_sync_as_well(in_slices: World) -> None:
     outcome = run(in_slices)
-    assert outcome.packages > 3
+    assert outcome.packages > 1
     assert in_slices.stored() == in_slices.truth()
     assert in_slices.sync().attempts == 0
 
@@ -145,9 +147,11 @@ def test_a_window_that_is_none_is_one_line_and_no_request(
         (["--before", "2026-12-24"], "lies in the future"),
     ],
 )
+@pytest.mark.usefixtures("synced")
 def test_what_is_left_out_of_a_window_is_said(
     configured: World, capsys: Capture, argv: list[str], said: str
 ) -> None:
+    """Nothing of it is left to read, at the instant at which all was read."""
     assert main(["backfill", *argv], now=NOW) == 0
     assert said in capsys.readouterr().err
     assert configured.stored() == configured.truth()
@@ -168,22 +172,54 @@ def test_what_it_takes_is_known_before_it_starts(configured: World, capsys: Capt
 # --- half way
 
 
-def killed_at(world: World, package: int, number: int = signal.SIGKILL) -> None:
+def killed_at(world: World, package: int, number: int, delay: float) -> None:
     """A backfill in a process of its own that ends while it loads its `package`-th package."""
-    moment = [world.now.isoformat(), "loading", str(package), "0.01", str(int(number))]
+    moment = [world.now.isoformat(), "loading", str(package), str(delay), str(int(number))]
     told = run_in_process(world, "tests.crash", *moment, "backfill")
     assert told.returncode != 0, told.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=str)
+Interrupt = Callable[..., None]
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """Backfills `world` until a package is loaded."""
+
+    def interrupted(world: World, *options: Any) -> None:
+        load, loads = Loader.load, itertools.count()
+
+        def loading(loader: Loader, package: Package) -> int:
+            if next(loads):
+                raise KeyboardInterrupt
+            return load(loader, package)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Loader, "load", loading)
+            with pytest.raises(KeyboardInterrupt):
+                run(world, *options)
+        assert len(unfinished(world)) == 1
+
+    return interrupted
+
+
+@pytest.mark.parametrize(
+    ("number", "delay"),
+    [
+        (signal.SIGKILL, 0.0),
+        pytest.param(signal.SIGKILL, 0.02, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, 0.02, marks=pytest.mark.long),
+    ],
+)
 def test_a_killed_backfill_spends_no_more_than_a_package_again(
-    in_slices: World, caplog: pytest.LogCaptureFixture, number: int
+    in_slices: World, caplog: pytest.LogCaptureFixture, number: int, delay: float
 ) -> None:
     world = in_slices
-    with serving_twin(world) as twin:
-        run(twin)
-        needed = pages_asked(twin)
-    killed_at(world, 2, number)
+    client = connect(world.settings, Clock(world.now))
+    with client, Sizing(client) as sizing:
+        window = window_of(30, None, None, world.now)
+        needed = sum(piece.pages for piece in sizing.cut(sizing.measured([window])))
+    killed_at(world, 1, number, delay)
     (job,) = unfinished(world)
     begun = pages_asked(world)
     held = reading.ENOUGH_PAGES + 4 * reading.USUAL_PAGES
@@ -200,28 +236,22 @@ def test_a_killed_backfill_spends_no_more_than_a_package_again(
     assert unfinished(world) == []
 
 
-@contextmanager
-def serving_twin(world: World) -> Iterator[World]:
-    """The same account in another folder; its requests are forgotten afterwards."""
-    directory = world.settings.directory.with_name("twin")
-    yield replace(world, settings=replace(world.settings, directory=directory))
-    world.sandbox.log.clear()
-
-
-def test_after_the_last_load_only_publishing_is_left(in_slices: World) -> None:
-    moment = [in_slices.now.isoformat(), "publishing", "0", "0", str(int(signal.SIGKILL))]
-    run_in_process(in_slices, "tests.crash", *moment, "backfill")
-    before = len(in_slices.sandbox.log)
-    assert run(in_slices).slices == 0
-    assert len(in_slices.sandbox.log) == before
-    assert in_slices.stored() == in_slices.truth()
-
-
-def test_another_window_while_one_is_unfinished(
-    in_slices: World, monkeypatch: pytest.MonkeyPatch
+def test_after_the_last_load_only_publishing_is_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_SPARE", 2**62)
+        with pytest.raises(Failure, match="free some space"):
+            run(world)
+    before = len(world.sandbox.log)
+    assert run(world).slices == 0
+    assert len(world.sandbox.log) == before
+    assert world.stored() == world.truth()
+
+
+def test_another_window_while_one_is_unfinished(in_slices: World, interrupt: Interrupt) -> None:
     world = in_slices
-    killed_at(world, 2)
+    interrupt(world)
     with pytest.raises(Misuse, match=r"the backfill that began .* is not finished: .*--restart"):
         run(world, 5, "--days 5")
     other = replace(world.settings, filters=Filters.of({"channel": "sms"}))
@@ -247,14 +277,12 @@ def test_what_got_lost_meanwhile_is_read_again(
 ) -> None:
     """As if the loading file had been rebuilt between two packages, without the last of them."""
     world, load, loads = in_slices, Loader.load, 0
-    world.sync()
-    world.move(minutes=1)
 
     def loading(loader: Loader, package: Package) -> int:
         nonlocal loads
         loads += 1
         new = load(loader, package)
-        if loads == 3:
+        if loads == 2:
             loader._database.connection.execute(
                 "delete from twilio_verify.windows_read where _dlt_load_id ="
                 " (select max(_dlt_load_id) from twilio_verify.windows_read)"
@@ -263,11 +291,7 @@ def test_what_got_lost_meanwhile_is_read_again(
 
     monkeypatch.setattr(Loader, "load", loading)
     run(world)
-    read = world.query(
-        "select created_after, count(*) as n from twilio_verify.windows_read"
-        " where read_at >= timestamptz '2026-11-20 12:01:00+00' group by 1 order by 1"
-    )
-    assert read[0]["created_after"] == world.now - RETENTION
+    assert loads > 3
     assert unfinished(world) == []
     assert nothing_left(world)
 
@@ -278,20 +302,20 @@ def nothing_left(world: World) -> bool:
     return remaining(reads, window, world.now) == []
 
 
-def test_restart_reads_the_same_window_unless_told_another(in_slices: World) -> None:
-    whole = len([r for r in in_slices.truth().values() if r["date_created"] > NOW - 9 * DAY
-                 and r["date_created"] <= NOW - 2 * DAY])  # fmt: skip
-    moment = [NOW.isoformat(), "loading", "1", "0.01", str(int(signal.SIGKILL))]
-    options = ["--after", "9 days ago", "--before", "2 days ago"]
-    run_in_process(in_slices, "tests.crash", *moment, "backfill", *options)
-    assert len(unfinished(in_slices)) == 1
+def test_restart_reads_the_same_window_unless_told_another(
+    in_slices: World, interrupt: Interrupt
+) -> None:
+    whole = len([r for r in in_slices.truth().values() if r["date_created"] > NOW - 25 * DAY])
+    interrupt(in_slices, 25, "--days 25")
     in_slices.move(hours=1)
     assert abs(run(in_slices, restart=True).attempts - whole) <= 2
 
 
-def test_what_twilio_has_forgotten_meanwhile_is_not_vouched_for(in_slices: World) -> None:
+def test_what_twilio_has_forgotten_meanwhile_is_not_vouched_for(
+    in_slices: World, interrupt: Interrupt
+) -> None:
     world = in_slices
-    killed_at(world, 1)
+    interrupt(world)
     world.move(days=20)
     run(world)
     oldest = world.query(
@@ -308,43 +332,55 @@ def test_what_twilio_has_forgotten_meanwhile_is_not_vouched_for(in_slices: World
     ['[{"asked": ', "7", '[{"asked": 1}]', json.dumps([dict.fromkeys(FIELDS, "2026-11-20")])],
 )
 def test_a_damaged_note_of_what_was_unfinished(
-    in_slices: World, caplog: pytest.LogCaptureFixture, content: str
+    synced: World, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
-    killed_at(in_slices, 1)
-    (in_slices.settings.directory / "backfill.json").write_text(content)
-    run(in_slices)
+    (synced.settings.directory / "backfill.json").write_text(content)
+    synced.move(seconds=5)
+    assert run(synced, days=1).attempts > 0
     assert caplog.text.count("backfill.json is damaged") == 1
-    assert in_slices.stored() == in_slices.truth()
+    assert unfinished(synced) == []
 
 
 # --- others
 
 
-def test_syncs_get_their_turn_and_what_they_read_counts(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slice_small(monkeypatch.setattr)
-    world, told = make_world(attempts=5_000), []
-    world.settings = replace(world.settings, page_size=100)
-    world.sandbox.failure = slow  # type: ignore[method-assign]
-    moment = [world.now.isoformat(), "none", "0", "0", "9"]
-    running = threading.Thread(
-        target=lambda: told.append(run_in_process(world, "tests.crash", *moment, "backfill"))
-    )
+def test_syncs_get_their_turn_and_what_they_read_counts(in_slices: World) -> None:
+    """One that comes while half of the backfill is read, and takes the rest."""
+    world, answer, synced = in_slices, in_slices.sandbox.answer, threading.Event()
+    world.settings = replace(world.settings, page_size=60)
+    others = str(world.settings.page_size - 1)
+    told: list[subprocess.CompletedProcess[str]] = []
+
+    def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
+        if pages_asked(world) >= 6 and parameters.get("PageSize", others) != others:
+            synced.wait()
+        return answer(path, parameters, *rest)
+
+    def backfill() -> None:
+        moment = [world.now.isoformat(), "none", "0", "0", "9"]
+        told.append(run_in_process(world, "tests.crash", *moment, "backfill"))
+        synced.set()
+
+    world.sandbox.answer = answering  # type: ignore[method-assign]
+    running = threading.Thread(target=backfill)
     running.start()
-    while not (world.settings.directory / "loading.duckdb").exists() or pages_asked(world) < 15:
-        time.sleep(0.05)
-    synced = sync(world.settings, world.now)  # waits while a package is loaded
+    wait_until(lambda: loaded_windows(world))
+    settings = replace(world.settings, page_size=int(others))
+    in_between = sync(settings, world.now, wait=PATIENT)
+    synced.set()
     running.join()
     assert told[0].returncode == 0, told[0].stderr
-    assert synced.attempts > 1_000
+    assert in_between.attempts > 200
     (read,) = world.query("select sum(attempts) as rows from twilio_verify.windows_read")
     assert len(world.truth()) <= read["rows"] < 1.5 * len(world.truth())
     assert world.stored() == world.truth()
 
 
-def slow(_: str | None) -> None:
-    time.sleep(0.03)
+def loaded_windows(world: World) -> int:
+    """As far as can be seen while others load."""
+    with suppress(Failure):
+        return len(windows_read(Warehouse(world.settings), world.settings, world.now).before)
+    return 0
 
 
 def test_an_older_reading_does_not_replace_a_newer_one(world: World) -> None:
@@ -371,37 +407,56 @@ def test_an_older_reading_does_not_replace_a_newer_one(world: World) -> None:
 def test_it_waits_for_a_sync_that_is_loading(
     in_slices: World, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """And reads ahead no further than it may."""
     caplog.set_level(logging.INFO, logger="verify_sync")
-    world, found = in_slices, list[Run]()
-    world.sandbox.failure = slow  # type: ignore[method-assign]
+    world, answer, held = in_slices, in_slices.sandbox.answer, threading.Event()
+    found: list[Run] = []
+
+    def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
+        if "PageSize" in parameters:
+            held.wait()
+        return answer(path, parameters, *rest)
+
+    world.settings = replace(world.settings, page_size=60)
+    world.sandbox.answer = answering  # type: ignore[method-assign]
     running = threading.Thread(target=lambda: found.append(run(world)))
     running.start()
-    while pages_asked(world) < 4:
-        time.sleep(0.01)
-    with Warehouse(world.settings).lock.held(Holder("sync", os.getpid(), "today"), 60):
-        time.sleep(1.5)
-        assert pages_asked(world) <= reading.PACKAGE_PAGES * 3  # not without end, meanwhile
+    wait_until(lambda: world.sandbox.log)  # the Summary: it has given the lock back
+    with Warehouse(world.settings).lock.held(Holder("sync", os.getpid(), "today"), PATIENT):
+        held.set()
+        wait_until(lambda: "waiting until another run has done" in caplog.text)
+        most = reading.ENOUGH_PAGES + 4 * reading.USUAL_PAGES
+        assert pages_asked(world) <= most + 4  # a slice may turn out to have a page more each
     running.join()
-    assert "waiting until another run has done" in caplog.text
+    assert found[0].pages > 2 * most
     assert world.stored() == world.truth()
 
 
 def test_a_terminal_gets_a_bar(configured: World) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.crash",
-        NOW.isoformat(),
-        *["none", "0", "0", "9", "backfill"],
-    ]
     reader, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))
-    subprocess.run(
-        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=terminal, check=True, timeout=60
-    )
-    told = os.read(reader, 2**16).decode()
+    told = [b""]
+
+    def listen() -> None:
+        with suppress(OSError):  # which is how a terminal ends
+            while part := os.read(reader, 2**16):
+                told.append(part)
+
+    listening = threading.Thread(target=listen)
+    listening.start()
+    moment = [NOW.isoformat(), "none", "0", "0", "9"]
+    prepare = (__name__, complain_to.__name__, os.ttyname(terminal))
+    ended = run_in_process(configured, "tests.crash", *moment, "backfill", prepare=prepare)
     os.close(terminal)
+    listening.join()
     os.close(reader)
+    said = b"".join(told)
+    assert ended.returncode == 0, said
     total = len(configured.truth())
-    assert re.search(rf"100%\|.*\| {total:,} of {total:,}, .*, 1 slice", told), told
-    assert "Traceback" not in told
+    bar = rf"100%\|.*\| {total:,} of {total:,}, .*, 1 slice"
+    assert re.search(bar, said.decode()), said
+    assert b"Traceback" not in said
+
+
+def complain_to(terminal: str) -> None:
+    os.dup2(os.open(terminal, os.O_RDWR | os.O_NOCTTY), 2)

@@ -22,7 +22,7 @@ from pipelines.errors import Failure, Misuse
 from pipelines.filters import Filters
 from pipelines.pacing import Pacer
 from pipelines.transport import ApiError, RefusedCredentials
-from tests.conftest import NOW, PACELESS, World, as_columns
+from tests.conftest import NOW, PACELESS, PATIENT, World, as_columns
 
 ACCOUNT = Credentials.of("AC" + "0" * 32, "token")
 AFTER, BEFORE = NOW - timedelta(days=9), NOW - timedelta(days=2)
@@ -30,9 +30,12 @@ AFTER, BEFORE = NOW - timedelta(days=9), NOW - timedelta(days=2)
 
 def ours(world: World, **options: Any) -> Client:
     credentials = Credentials.of(world.sandbox.account_sid, world.sandbox.auth_token)
-    return Client(
-        credentials, world.sandbox.url, clock=Clock(world.now), pacer=Pacer(PACELESS), **options
-    )
+    usual = {"clock": Clock(world.now), "pacer": Pacer(PACELESS), "timeout": PATIENT}
+    return Client(credentials, world.sandbox.url, **{**usual, **options})
+
+
+def client_of(url: str) -> Client:
+    return Client(ACCOUNT, url, timeout=PATIENT)
 
 
 def official(world: World) -> Any:
@@ -200,7 +203,7 @@ def serving(*next_page_urls: Callable[[str], Any]) -> Iterator[tuple[str, list[s
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", asked
     finally:
@@ -226,7 +229,7 @@ def serving(*next_page_urls: Callable[[str], Any]) -> Iterator[tuple[str, list[s
 def test_credentials_do_not_follow_a_page_to_another_origin(elsewhere: Any) -> None:
     with serving(elsewhere) as (url, asked):
         with pytest.raises(Failure, match=r"next_page_url (leads away from|is no address)"):
-            Client(ACCOUNT, url).read()
+            client_of(url).read()
         assert len(asked) == 1
 
 
@@ -236,7 +239,7 @@ def next_page(query: str) -> Callable[[str], str]:
 
 def test_a_page_of_the_same_origin_is_followed() -> None:
     with serving(next_page("Page=1&PageToken=PTx")) as (url, asked):
-        pages = Client(ACCOUNT, url).read()
+        pages = client_of(url).read()
         assert (len(pages), asked[1]) == (2, "/v2/Attempts?Page=1&PageToken=PTx")
 
 
@@ -254,7 +257,7 @@ WINDOW = (datetime(2025, 12, 31, tzinfo=timezone.utc), datetime(2026, 1, 2, tzin
 )
 def test_a_chain_may_spell_what_was_asked_in_its_own_way(query: str) -> None:
     with serving(next_page(query)) as (url, _):
-        found = Client(ACCOUNT, url).read(*WINDOW, Filters(country="CO", channel="sms"))
+        found = client_of(url).read(*WINDOW, Filters(country="CO", channel="sms"))
         assert len(found) == 2
 
 
@@ -272,7 +275,7 @@ def test_a_chain_may_spell_what_was_asked_in_its_own_way(query: str) -> None:
 def test_a_chain_that_asks_something_else_is_not_followed(query: str, name: str) -> None:
     with serving(next_page(query)) as (url, asked):
         with pytest.raises(Failure, match=f"next_page_url changes {name}") as caught:
-            Client(ACCOUNT, url).read(*WINDOW, Filters(country="CO"))
+            client_of(url).read(*WINDOW, Filters(country="CO"))
         assert len(asked) == 1
     assert "300300" not in str(caught.value)
 
@@ -281,7 +284,7 @@ def test_a_circle_of_pages_ends() -> None:
     links = [next_page(f"Page={number}&PageToken=PT{number % 3}") for number in range(9)]
     with serving(*links) as (url, asked):
         with pytest.raises(Failure, match="circle"):
-            Client(ACCOUNT, url).read()
+            client_of(url).read()
         assert len(asked) == 4
 
 
@@ -294,7 +297,7 @@ def test_pages_that_bring_nothing_new_end() -> None:
 
     tokens = iter(range(100))
     with serving(*[again] * 9) as (url, asked), pytest.raises(Failure, match="loops"):
-        Client(ACCOUNT, url).read()
+        client_of(url).read()
 
 
 @pytest.mark.parametrize("wrong", [{"page_size": 0}, {"page_size": 1001}])

@@ -112,7 +112,7 @@ def test_a_destination_may_come_with_its_channel() -> None:
 
 def synced(make_world: Callable[..., World], *runs: tuple[str | None, float]) -> World:
     """A world after syncs, each with a country or without and so many hours after the last."""
-    world = make_world(attempts=6_000)
+    world = make_world(attempts=2_000)
     for country, hours in runs:
         world.move(hours=hours)
         world.settings = replace(world.settings, filters=Filters(country=country))
@@ -120,6 +120,7 @@ def synced(make_world: Callable[..., World], *runs: tuple[str | None, float]) ->
     return world
 
 
+@pytest.mark.long
 def test_a_filter_that_comes_and_goes_leaves_no_hole(make_world: Callable[..., World]) -> None:
     world = synced(make_world, ("CO", 0), (None, 0), ("CO", 0))
     assert world.stored() == world.truth()

@@ -101,8 +101,8 @@ def test_a_wrong_filter_is_told_before_any_request(
     assert configured.sandbox.log == []
 
 
+@pytest.mark.usefixtures("synced")
 def test_fetch_merges_single_attempts(configured: World, capfd: Capture) -> None:
-    main(["sync"], now=NOW)
     before = configured.stored()
     configured.move(hours=30)
     sids = [sid for sid, row in configured.truth().items() if row != before.get(sid, row)]
@@ -123,10 +123,10 @@ def test_fetch_before_the_first_sync_vouches_for_nothing(configured: World, capf
     assert configured.stored() == configured.truth()
 
 
+@pytest.mark.usefixtures("synced")
 def test_fetch_of_an_unknown_attempt_leaves_what_is_stored(
     configured: World, capsys: Capture
 ) -> None:
-    main(["sync"], now=NOW)
     capsys.readouterr()
     stored, oldest = (
         configured.stored(),

@@ -2,58 +2,36 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from pipelines import clock
+from pipelines import lock as module
 from pipelines.__main__ import main
 from pipelines.errors import Failure
 from pipelines.lock import Holder, Lock
-from tests.conftest import NOW, REPOSITORY, Capture, World, environment_of, refused
+from pipelines.windows import SECOND
+from tests.clocks import Time, wait_until
+from tests.conftest import NOW, PATIENT, REPOSITORY, Capture, World, refused, run_in_process
 
 HOLDER = Holder("sync", os.getpid(), "2026-11-20 11:59:00")
 HOLDS = """
-import sys, time
+import os, sys
 from pathlib import Path
 from pipelines.lock import Holder, Lock
-import os
 with Lock(Path(sys.argv[1])).held(Holder(sys.argv[2], os.getpid(), "then"), 0):
     print("held", flush=True)
-    time.sleep(60)
-"""
-# Two syncs at each instant that it is told, begun by a process that has all its modules.
-TWINS = """
-import json, os, sys, tempfile
-from datetime import datetime
-from pipelines.__main__ import entry
-
-for line in sys.stdin:
-    errors = [tempfile.TemporaryFile("w+") for _ in range(2)]
-    go, pids = os.pipe(), []
-    for error in errors:
-        pids.append(os.fork())
-        if not pids[-1]:
-            os.close(go[1])
-            os.read(go[0], 1)  # until both are there
-            os.dup2(error.fileno(), 2)
-            entry(["sync", "--quiet"], now=datetime.fromisoformat(line.strip()))
-    os.close(go[0])
-    os.close(go[1])
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    texts = [(error.seek(0), error.read())[1] for error in errors]
-    print(json.dumps(list(zip(codes, pids, texts))), flush=True)
+    sys.stdin.read()
 """
 BUSY = re.compile(
     r"is in use by (\w+) \(pid (\d+), since ([\d :-]+) UTC\); try again later.*--wait"
@@ -65,7 +43,9 @@ def holding(lock: Path, command: str = "sync") -> Iterator[subprocess.Popen[str]
     """Another process that has it."""
     lock.parent.mkdir(exist_ok=True)
     argv = [sys.executable, "-c", HOLDS, str(lock), command]
-    with subprocess.Popen(argv, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        argv, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         try:
@@ -78,17 +58,15 @@ def holding(lock: Path, command: str = "sync") -> Iterator[subprocess.Popen[str]
     "argv", [["sync"], ["backfill"], ["reconcile"], ["fetch", "VL" + "0" * 32], ["views"]]
 )
 def test_whoever_comes_second_is_told_who_was_first(
-    configured: World, capsys: Capture, argv: list[str]
+    configured: World, synced: World, capsys: Capture, argv: list[str]
 ) -> None:
-    configured.sync()
-    asked = len(configured.sandbox.log)
     with configured_lock(configured).held(HOLDER, 0):
         code, line = refused(capsys, *argv)
     found = BUSY.search(line)
     assert code == 1
     assert found is not None
     assert found.groups() == ("sync", str(os.getpid()), HOLDER.since)
-    assert len(configured.sandbox.log) == asked
+    assert configured.sandbox.log == []
 
 
 def configured_lock(world: World) -> Lock:
@@ -103,32 +81,51 @@ def test_two_backfills_do_not_read_the_same(configured: World, capsys: Capture) 
     assert configured.sandbox.log == []
 
 
-def test_it_waits_as_long_as_it_is_told(configured: World, capsys: Capture) -> None:
-    lock = configured.settings.directory / "lock"
-    with holding(lock) as other:
-        began = time.monotonic()
-        assert main(["sync", "--wait", "0.7", "--quiet"], now=NOW) == 1
-        assert 0.7 <= time.monotonic() - began < 5
-        assert f"sync (pid {other.pid}, since then UTC)" in capsys.readouterr().err
-        threading.Timer(0.5, other.kill).start()
-        assert main(["sync", "--wait", "60", "--quiet"], now=NOW) == 0
+class Waiting(Time):
+    """Who waits for a lock looks again at once, and after so many seconds it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch.setattr)
+        self.rule(module)
+        self.holding = ExitStack()
+        self.until = float("inf")
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if self.elapsed >= self.until:
+            self.holding.close()
+
+
+@pytest.fixture
+def waiting(configured: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Waiting]:
+    """A sync has the lock of `configured`."""
+    configured.settings.directory.mkdir()
+    waiting = Waiting(monkeypatch)
+    with waiting.holding:
+        waiting.holding.enter_context(configured_lock(configured).held(HOLDER, 0))
+        yield waiting
+
+
+def test_it_waits_as_long_as_it_is_told(waiting: Waiting, capsys: Capture) -> None:
+    assert main(["sync", "--wait", "0.7", "--quiet"], now=NOW) == 1
+    assert waiting.elapsed == pytest.approx(0.7, abs=0.1)
+    assert f"sync (pid {os.getpid()}, since {HOLDER.since} UTC)" in capsys.readouterr().err
+    waiting.until = 30
+    assert main(["sync", "--wait", "60", "--quiet"], now=NOW) == 0
+    assert waiting.elapsed == pytest.approx(30, abs=0.1)
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", "")
 
 
 def test_a_run_that_has_waited_goes_by_the_time_it_is_then(
-    configured: World, monkeypatch: pytest.MonkeyPatch
+    configured: World, waiting: Waiting
 ) -> None:
     """Or its clock would differ from Twilio's by as long as it has waited."""
-    monkeypatch.setattr(clock, "TOLERANCE", timedelta(seconds=1.5))
-    began = time.monotonic()
-    configured.sandbox.now = lambda: NOW.timestamp() + time.monotonic() - began
-    with holding(configured.settings.directory / "lock") as other:
-        threading.Timer(4, other.kill).start()
-        began = time.monotonic()
-        assert main(["sync", "--wait", "60", "--quiet"], now=NOW) == 0
+    waiting.until = 90  # a minute is the difference that is borne
+    configured.sandbox.now = lambda: NOW.timestamp() + waiting.elapsed
+    assert main(["sync", "--wait", "100", "--quiet"], now=NOW) == 0
     (reach,) = configured.query("select max(created_before) as at from twilio_verify.windows_read")
-    assert timedelta(seconds=2) < reach["at"] - NOW < timedelta(seconds=30)
+    assert reach["at"] == NOW + timedelta(seconds=90) - SECOND
 
 
 def test_a_dead_process_is_no_obstacle(configured: World, capsys: Capture) -> None:
@@ -151,49 +148,74 @@ def test_who_does_not_say_who_it_is_gets_a_moment(tmp_path: Path) -> None:
 
 
 def test_a_brief_holder_is_waited_for_and_a_second_turn_comes_after_those_who_wait(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backfill that takes the lock again at once does not pass a sync that has waited."""
+    monkeypatch.setattr(module, "_GRACE", PATIENT)
     turns: list[str] = []
 
     def backfill() -> None:
-        for _ in range(5):
-            with Lock(tmp_path / "lock").held(Holder("backfill", os.getpid(), "then", True), 60):
+        for turn in range(5):
+            holder = Holder("backfill", os.getpid(), "then", True)
+            with Lock(tmp_path / "lock").held(holder, PATIENT):
                 turns.append("backfill")
-                time.sleep(0.3)
+                wait_until(lambda: turn or is_taken(tmp_path / "lock.queue"))  # noqa: B023
 
     running = threading.Thread(target=backfill)
     running.start()
-    while not turns:
-        time.sleep(0.01)
+    wait_until(lambda: turns)
     with Lock(tmp_path / "lock").held(HOLDER, 0):
         turns.append("sync")
     running.join()
     assert turns == ["backfill", "sync", *["backfill"] * 4]
 
 
+def is_taken(file: Path) -> bool:
+    with file.open("rb") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_two_syncs_at_once_leave_one_winner_one_refusal_and_a_right_warehouse(
-    world: World,
+    world: World, times: int
 ) -> None:
-    """Twenty times, by real processes, an hour's attempts more each time."""
-    world.sandbox.failure = lambda _: time.sleep(0.05)  # type: ignore[method-assign]
-    with subprocess.Popen(
-        [sys.executable, "-c", TWINS],
-        cwd=REPOSITORY, env={**os.environ, **environment_of(world)},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as twins:  # fmt: skip
-        assert twins.stdin is not None
-        assert twins.stdout is not None
-        for number in range(20):
-            print(world.now.isoformat(), file=twins.stdin, flush=True)
-            (won, winner, said), (lost, _, refusal) = sorted(json.loads(twins.stdout.readline()))
-            assert (won, said) == (0, ""), said
-            found = BUSY.search(refusal)
-            assert (lost, refusal.count("\n")) == (1, 1), refusal
-            assert found is not None, refusal
-            assert found.group(1, 2) == ("sync", str(winner))
-            assert world.stored().keys() >= world.truth().keys()
-            runs = world.query("select distinct outcome, count(*) over () as n from sync_history")
-            assert runs == [{"outcome": "done", "n": number + 1}]
-            world.move(hours=1)
-        twins.stdin.close()
+    """By real processes, an hour's attempts more each time. The winner is kept from ending before
+    the other has begun."""
+    lost, winners = threading.Event(), set[Holder | None]()
+    told: list[subprocess.CompletedProcess[str]] = []
+
+    def answer_later(_: str | None) -> None:
+        winners.add(configured_lock(world).holder())
+        lost.wait()
+
+    def sync() -> None:
+        moment = [world.now.isoformat(), "", "0", "0", "0"]
+        told.append(run_in_process(world, "tests.crash", *moment, "sync", "--quiet"))
+        lost.set()
+
+    world.sandbox.failure = answer_later  # type: ignore[method-assign]
+    for number in range(times):
+        lost.clear()
+        winners.clear()
+        told.clear()
+        both = [threading.Thread(target=sync) for _ in range(2)]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join()
+        loser, winner = told
+        assert (winner.returncode, winner.stderr) == (0, "")
+        found = BUSY.search(loser.stderr)
+        assert (loser.returncode, loser.stderr.count("\n")) == (1, 1), loser.stderr
+        assert found is not None, loser.stderr
+        (holder,) = winners
+        assert holder is not None
+        assert found.group(1, 2) == ("sync", str(holder.pid))
+        assert world.stored().keys() >= world.truth().keys()
+        runs = world.query("select distinct outcome, count(*) over () as n from sync_history")
+        assert runs == [{"outcome": "done", "n": number + 1}]
+        world.move(hours=1)

@@ -16,10 +16,10 @@ MakeWorld = Callable[..., World]
 Break = Callable[[Path], object]
 
 
+@pytest.mark.usefixtures("synced")
 def test_a_sync_after_a_long_outage_says_what_is_lost(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.sync()
     world.move(days=40)
     with caplog.at_level(logging.WARNING, logger="verify_sync"):
         world.sync()
@@ -38,10 +38,10 @@ def test_a_sync_after_a_long_outage_says_what_is_lost(
 
 
 @pytest.mark.parametrize(("days", "warned"), [(24, False), (26, True), (31, True)])
+@pytest.mark.usefixtures("synced")
 def test_a_failed_run_warns_before_attempts_are_lost(
     configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch, days: int, warned: bool
 ) -> None:
-    main(["sync"], now=NOW)
     capsys.readouterr()
     monkeypatch.setenv("TWILIO_AUTH_TOKEN", "a-revoked-token")
     configured.move(days=days)

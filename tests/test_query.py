@@ -7,16 +7,16 @@ import io
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
 from pipelines.__main__ import main
-from tests.conftest import NOW, REPOSITORY, Capture, World, refused
+from tests import nursery
+from tests.conftest import REPOSITORY, Capture, World, refused
 
 
+@pytest.mark.usefixtures("synced")
 def test_wrong_sql_is_one_line(configured: World, capsys: Capture) -> None:
-    main(["sync"], now=NOW)
     capsys.readouterr()
     code, line = refused(capsys, "sql", "from daily_convesion")
     assert code == 2
@@ -25,8 +25,8 @@ def test_wrong_sql_is_one_line(configured: World, capsys: Capture) -> None:
     assert (code, "read-only" in line) == (2, True)
 
 
+@pytest.mark.usefixtures("synced")
 def test_sql_prints_for_machines(configured: World, capfd: Capture) -> None:
-    main(["sync"], now=NOW)
     capfd.readouterr()
     query = (
         "select attempt_sid, price, created_at, channel, cast(null as varchar) as nothing"
@@ -43,8 +43,8 @@ def test_sql_prints_for_machines(configured: World, capfd: Capture) -> None:
         assert (record["nothing"], line["nothing"]) == (None, "")
 
 
+@pytest.mark.usefixtures("synced")
 def test_json_says_nothing_that_json_cannot(configured: World, capfd: Capture) -> None:
-    main(["sync"], now=NOW)
     capfd.readouterr()
     main(["sql", "select 'nan'::double as n, [1, 2] as list, true as yes", "--format", "json"])
     assert json.loads(capfd.readouterr().out) == [{"n": None, "list": [1, 2], "yes": True}]
@@ -67,24 +67,19 @@ def test_json_says_nothing_that_json_cannot(configured: World, capfd: Capture) -
 
 
 @pytest.mark.parametrize("style", ["table", "csv", "json"])
+@pytest.mark.usefixtures("synced")
 def test_every_statement_of_standard_input_is_answered(configured: World, style: str) -> None:
-    main(["sync"], now=NOW)
-    told = subprocess.run(
-        [sys.executable, "-m", "pipelines", "sql", "--format", style],
-        input="select 40 +\n2 as answer; select 'é;' as semi; -- no; end\nselect 'one' || 'two'",
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        check=True,
-    )
+    text = "select 40 +\n2 as answer; select 'é;' as semi; -- no; end\nselect 'one' || 'two'"
+    told = nursery.run("pipelines", ("sql", "--format", style), dict(os.environ), text)
+    assert told.returncode == 0, told.stderr
     for text in ("42", "answer", "semi", ";", "onetwo"):
         assert text in told.stdout
     assert "verify>" not in told.stdout
     assert ("┌" in told.stdout) == (style == "table")
 
 
+@pytest.mark.usefixtures("synced")
 def test_a_table_in_a_file_has_every_column(configured: World, capfd: Capture) -> None:
-    main(["sync"], now=NOW)
     names = configured.query(
         "select column_name as name from duckdb_columns() where table_name = 'pumping_suspects'"
     )
@@ -105,8 +100,8 @@ def test_make_leaves_a_query_as_it_was_typed() -> None:
         assert told.stdout == f"{query}\n"
 
 
+@pytest.mark.usefixtures("synced")
 def test_several_statements_in_one_query(configured: World, capfd: Capture) -> None:
-    main(["sync"], now=NOW)
     capfd.readouterr()
     assert main(["sql", "select 17 as a; select 23 as b"]) == 0
     told = capfd.readouterr().out

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import reading
+from pipelines import pacing, reading
 from pipelines.clock import Clock
 from pipelines.decode import SCHEMA
 from pipelines.errors import Failure
@@ -22,10 +22,32 @@ from pipelines.reading import SliceRead, latest, packages
 from pipelines.sandbox.api import Refusal
 from pipelines.sizing import Sizing, Slice
 from pipelines.sync import connect
-from pipelines.windows import Window, cut
-from tests.conftest import NOW, World, due_windows
+from pipelines.windows import SECOND, Window, cut
+from tests.clocks import Time, wait_until
+from tests.conftest import NOW, World, due_windows, read_windows
 
 MakeWorld = Callable[..., World]
+
+
+Chains = list[reading._Chain]
+
+
+@pytest.fixture
+def chains(monkeypatch: pytest.MonkeyPatch) -> Chains:
+    """Every slice that readers were given by now."""
+    found: Chains = []
+
+    class Watched(reading._Chain):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            found.append(self)
+
+    monkeypatch.setattr(reading, "_Chain", Watched)
+    return found
+
+
+def complete(chains: Chains) -> int:
+    return sum(chain.read.done() for chain in chains)
 
 
 def slices_of(world: World) -> list[Slice]:
@@ -36,37 +58,43 @@ def slices_of(world: World) -> list[Slice]:
 @pytest.mark.parametrize("concurrency", [1, 3, 4])
 def test_so_many_slices_are_read_at_a_time(make_world: MakeWorld, concurrency: int) -> None:
     world = make_world(attempts=3_000)
-    now, most, lock = 0, 0, threading.Lock()
-
-    def slow(kind: str | None) -> None:
-        nonlocal now, most
-        with lock:
-            now += 1
-            most = max(most, now)
-        time.sleep(0.03)
-        with lock:
-            now -= 1
-
-    world.sandbox.failure = slow  # type: ignore[method-assign]
+    readers, together = set[int](), threading.Event()
     client = connect(world.settings, Clock(world.now))
+    read, arrived = client.read, itertools.count(1)
+
+    def reading_here(*given: Any, **named: Any) -> Any:
+        readers.add(threading.get_ident())
+        return read(*given, **named)
+
+    def answering(_: str | None) -> None:
+        if next(arrived) == concurrency:
+            together.set()
+        together.wait()
+
+    client.read = reading_here  # type: ignore[method-assign]
+    world.sandbox.failure = answering  # type: ignore[method-assign]
     found = list(packages(client, slices_of(world), concurrency=concurrency))
-    assert most == concurrency
+    assert len(readers) == concurrency
     assert sum(len(group) for group in found) == 30
 
 
-def test_readers_wait_for_what_is_not_loaded_yet(in_slices: World) -> None:
+def test_readers_wait_for_what_is_not_loaded_yet(in_slices: World, chains: Chains) -> None:
     """However slow loading is: no more than a package's pages and a slice's for each chain."""
     world, loaded, most = in_slices, 0, 0
+    world.settings = replace(world.settings, page_size=40)
     client = connect(world.settings, Clock(world.now))
     with Sizing(client) as sizing:
         pieces = sizing.measured(due_windows(world))
         for group in packages(client, sizing.cut(pieces)):
-            time.sleep(0.2)
-            asked = [r for r in world.sandbox.log if r.path.endswith("/Attempts")]
-            most = max(most, len(asked) - loaded)
+            wait_until(lambda: complete(chains) == len(chains))
+            most = max(most, asked(world) - loaded)
             loaded += sum(read.pages for read in group)
     assert loaded > 25
     assert 4 < most <= 4 + 4 + 1  # a slice may turn out to have a page more than counted
+
+
+def asked(world: World) -> int:
+    return sum(request.path.endswith("/Attempts") for request in world.sandbox.log)
 
 
 def test_a_slow_slice_holds_nothing_back(in_slices: World) -> None:
@@ -76,7 +104,7 @@ def test_a_slow_slice_holds_nothing_back(in_slices: World) -> None:
 
     def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
         if parameters["DateCreatedAfter"] < f"{pieces[0].window.after:%FT%TZ}":
-            others_loaded.wait(20)
+            others_loaded.wait()
         return answer(path, parameters, *rest)
 
     world.sandbox.answer = answering  # type: ignore[method-assign]
@@ -89,7 +117,7 @@ def test_a_slow_slice_holds_nothing_back(in_slices: World) -> None:
     assert sorted(found) == [piece.window for piece in pieces]
 
 
-def test_what_fits_a_package_is_one(make_world: MakeWorld) -> None:
+def test_what_fits_a_package_is_one(make_world: MakeWorld, chains: Chains) -> None:
     """However many pages of it are complete before the last: a load scans all that is stored."""
     world = make_world(attempts=2_400)
     world.settings = replace(world.settings, page_size=60)
@@ -98,7 +126,7 @@ def test_what_fits_a_package_is_one(make_world: MakeWorld) -> None:
 
     def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
         if parameters.get("DateCreatedBefore", "") > f"{last.window.before:%FT%TZ}":
-            time.sleep(1)
+            wait_until(lambda: complete(chains) == 29)
         return answer(path, parameters, *rest)
 
     world.sandbox.answer = answering  # type: ignore[method-assign]
@@ -106,13 +134,16 @@ def test_what_fits_a_package_is_one(make_world: MakeWorld) -> None:
     assert sum(read.pages for read in group) - 3 > reading.MOST_PAGES
 
 
-def test_what_is_complete_is_loaded_while_the_limit_makes_others_wait(in_slices: World) -> None:
+def test_what_is_complete_is_loaded_while_the_limit_makes_others_wait(
+    in_slices: World, time: Time
+) -> None:
     """So much less is read again, should it be killed meanwhile."""
+    time.rule(pacing)
     settings = replace(in_slices.settings, requests_per_minute=3)
     with connect(settings, Clock(in_slices.now)) as client:
         first = next(packages(client, slices_of(in_slices)))
         assert 1 <= len(first) <= 3
-        assert client.seconds_for(1) > 30
+        assert client.seconds_for(1) == pytest.approx(pacing.WINDOW, abs=0.1)
 
 
 def collected(groups: Iterable[list[SliceRead]], found: list[Window]) -> None:
@@ -121,12 +152,14 @@ def collected(groups: Iterable[list[SliceRead]], found: list[Window]) -> None:
 
 
 @pytest.mark.parametrize("end", [Failure("no answer"), KeyboardInterrupt()], ids=type)
-def test_what_is_complete_comes_before_a_failure(world: World, end: BaseException) -> None:
+def test_what_is_complete_comes_before_a_failure(
+    world: World, chains: Chains, end: BaseException
+) -> None:
     pieces = slices_of(world)[:20]
 
     def slices() -> Iterator[Slice]:
         yield from pieces
-        time.sleep(1)  # until they are read
+        wait_until(lambda: complete(chains) == len(pieces))
         raise end
 
     client = connect(world.settings, Clock(world.now))
@@ -136,12 +169,12 @@ def test_what_is_complete_comes_before_a_failure(world: World, end: BaseExceptio
     assert found == [piece.window for piece in pieces]
 
 
-def test_slices_after_one_that_fails_are_kept(world: World) -> None:
+def test_slices_after_one_that_fails_are_kept(world: World, chains: Chains) -> None:
     pieces, answer = slices_of(world), world.sandbox.answer
 
     def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
         if parameters["DateCreatedAfter"] < f"{pieces[0].window.after:%FT%TZ}":
-            time.sleep(0.5)  # others are answered first
+            wait_until(lambda: complete(chains) >= 3)
             raise Refusal(400, 60200, "Invalid parameter")
         return answer(path, parameters, *rest)
 
@@ -152,6 +185,22 @@ def test_slices_after_one_that_fails_are_kept(world: World) -> None:
         collected(packages(client, pieces), found)
     assert len(found) >= 3
     assert pieces[0].window not in found
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+def test_what_lies_on_the_edges_of_a_slice_is_read(make_world: MakeWorld, inclusive: bool) -> None:
+    """Its last second is part of it and its first is not, however the API takes bounds: a second
+    more is asked for on each side."""
+    world = make_world(attempts=300, inclusive=inclusive)
+    truth = world.truth()
+    created = sorted({row["date_created"] for row in truth.values()})
+    window = Window(created[100], created[200])
+    (read,) = read_windows(world, [window])
+    inside = {s for s, row in truth.items() if window.after < row["date_created"] <= window.before}
+    assert set(read.attempts["sid"].to_pylist()) == inside
+    asked = world.sandbox.log[-1].parameters
+    assert asked["DateCreatedAfter"] == f"{window.after - SECOND:%FT%TZ}"
+    assert asked["DateCreatedBefore"] == f"{window.before + SECOND:%FT%TZ}"
 
 
 @given(

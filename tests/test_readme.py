@@ -15,7 +15,7 @@ from pipelines.__main__ import main
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
 from pipelines.views import view_files
-from tests.conftest import PACELESS, REPOSITORY, UNLIMITED, World
+from tests.conftest import PACELESS, PATIENT, REPOSITORY, UNLIMITED, World
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 THEN = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)  # when its output was made
@@ -67,6 +67,7 @@ def test_every_output_is_the_real_one(
         monkeypatch.setenv("TWILIO_ACCOUNT_SID", sandbox.account_sid)
         monkeypatch.setenv("TWILIO_AUTH_TOKEN", sandbox.auth_token)
         monkeypatch.setenv("SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE", str(PACELESS))
+        monkeypatch.setenv("SOURCES__TWILIO_VERIFY__TIMEOUT", str(PATIENT))
         assert main(["sync"], now=present[0]) == 0
         present[0] = THEN
         capfd.readouterr()
@@ -95,9 +96,9 @@ def test_the_figures_it_quotes_are_what_the_bench_found() -> None:
 
 
 def test_every_make_target_it_names_exists() -> None:
-    named = set(re.findall(r"\bmake ([a-z]+)", README))
+    named = set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)?)", README))
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    assert named <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    assert named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     assert {
         "demo",
         "test",
@@ -114,6 +115,9 @@ def test_every_make_target_it_names_exists() -> None:
         "restore",
         "sandbox",
         "lint",
+        "test-long",
+        "test-busy",
+        "test-pythons",
         "bench",
     } <= named
 

@@ -237,7 +237,7 @@ def same(found: list[tuple[Any, ...]], expected: list[tuple[Any, ...]]) -> None:
     assert sorted(found, key=by_text) == sorted(expected, key=by_text)
 
 
-@settings(max_examples=60)
+@settings(max_examples=settings.default.max_examples // 2)
 @given_any(drawn=st.lists(ATTEMPT, max_size=12), zone=st.sampled_from([*AROUND_A_SWITCH]))
 def test_views_are_what_python_makes_of_the_same_attempts(
     emptied: Emptied, drawn: list[Row], zone: str

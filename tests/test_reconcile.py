@@ -17,7 +17,7 @@ from pipelines.errors import Failure
 from pipelines.filters import Filters
 from pipelines.reconcile import _held, days_of
 from pipelines.windows import RETENTION, SECOND, Window
-from tests.conftest import NOW, Capture, World, environment_of, refused
+from tests.conftest import NOW, Capture, World, configure, refused
 from tests.given import given
 
 MakeWorld = Callable[..., World]
@@ -28,10 +28,8 @@ ON_THE_10TH = "date_created::date = date '2026-11-10' and sid < 'VL4'"
 
 
 @pytest.fixture
-def synced(configured: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    configured.sync()
-    configured.sandbox.log.clear()
-    return configured
+def synced(configured: World, synced: World) -> World:
+    return synced
 
 
 def harm(world: World, *statements: str) -> None:
@@ -45,13 +43,12 @@ def asked(world: World) -> list[str]:
     return [request.path.rpartition("/")[2] for request in world.sandbox.log]
 
 
-@pytest.mark.parametrize("inclusive", [True, False])
+@pytest.mark.parametrize("inclusive", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_every_day_agrees_at_one_request_each(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, capsys: Capture, inclusive: bool
 ) -> None:
-    world = make_world(attempts=20_000, inclusive=inclusive)  # some on nearly every midnight
-    for name, value in environment_of(world).items():
-        monkeypatch.setenv(name, value)
+    world = make_world(attempts=8_000, inclusive=inclusive)  # some on nearly every midnight
+    configure(world, monkeypatch)
     world.sync()
     world.sandbox.log.clear()
     assert main(["reconcile"], now=NOW) == 0
@@ -107,6 +104,22 @@ def test_a_day_that_differs_is_read_again(synced: World, capsys: Capture, statem
     assert (run["outcome"], run["windows"], run["requests"]) == ("done", 1, 15)
     assert main(["check"], now=synced.now) == 0
     assert "ok    reconciled" in capsys.readouterr().out
+
+
+def test_what_lies_on_midnight_is_read_again_with_its_day(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window excludes its first second, a day does not."""
+    world = make_world(attempts=600, days=3, seed=6)
+    configure(world, monkeypatch)
+    missing = next(s for s, r in world.truth().items() if f"{r['date_created']:%T}" == "00:00:00")
+    world.sync()
+    harm(world, MISSING.format(f"sid = '{missing}'"))
+    world.move(minutes=1)
+    day = world.truth()[missing]["date_created"]
+    days = str((world.now - day).days)  # the day before, which ends with it, is not looked at
+    assert main(["reconcile", "--days", days], now=world.now) == 0
+    assert missing in world.stored()
 
 
 def test_what_still_differs_is_an_error(synced: World, capsys: Capture) -> None:
@@ -173,9 +186,8 @@ def test_conversions_of_young_attempts_are_not_judged(synced: World, capsys: Cap
 def test_late_arrivals_of_today_are_found(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = make_world(attempts=20_000, days=3, visibility_delay=3600)
-    for name, value in environment_of(world).items():
-        monkeypatch.setenv(name, value)
+    world = make_world(attempts=5_000, days=3, visibility_delay=3600)
+    configure(world, monkeypatch)
     world.sync()
     world.move(hours=2)
     assert main(["reconcile", "--days", "1"], now=world.now) == 0
@@ -192,8 +204,7 @@ def test_rows_that_are_no_attempts_are_no_difference(
 ) -> None:
     """Twilio counts them, the warehouse cannot: they are known once the day was read again."""
     world = make_world(attempts=300, rows="no_sid")
-    for name, value in environment_of(world).items():
-        monkeypatch.setenv(name, value)
+    configure(world, monkeypatch)
     world.sync()
     assert main(["reconcile", "--days", "3"], now=NOW) == 0
     outcomes = [row["outcome"] for row in world.query(KEPT)]

@@ -12,8 +12,10 @@ import pytest
 from pipelines import sync as sync_module
 from pipelines.__main__ import main
 from pipelines.errors import Failure
+from pipelines.runs import Run
 from pipelines.warehouse import Warehouse
-from tests.conftest import NOW, Capture, World, environment_of, run_in_process
+from tests.clocks import Time
+from tests.conftest import NOW, Capture, World, configure, run_in_process
 from tests.test_lock import holding
 
 MakeWorld = Callable[..., World]
@@ -52,6 +54,15 @@ def test_what_a_run_did_is_published_with_it(configured: World) -> None:
     (read,) = configured.query("select sum(attempts) as n from twilio_verify.windows_read")
     runs = configured.query(HISTORY)
     assert sum(run["attempts_read"] for run in runs if run["command"] != "fetch") == read["n"]
+
+
+def test_a_run_ends_as_long_after_its_beginning_as_it_took(time: Time) -> None:
+    run = Run("sync", NOW)
+    time.sleep(90)
+    run.end("done")
+    assert run.seconds == pytest.approx(90, abs=0.1)
+    assert run.finished_at is not None
+    assert (run.finished_at - NOW).total_seconds() == pytest.approx(90, abs=0.1)
 
 
 def test_a_run_that_failed_is_told_by_the_next_that_does_not(
@@ -100,8 +111,8 @@ def test_a_killed_run_is_found_by_the_next(configured: World, capsys: Capture) -
     assert done["outcome"] == "done"
 
 
+@pytest.mark.usefixtures("synced")
 def test_a_backfill_that_goes_on_is_not_taken_for_dead(configured: World) -> None:
-    configured.sync()
     with Warehouse(configured.settings).opened():
         pass
     begun = Warehouse(configured.settings)
@@ -119,19 +130,19 @@ def test_a_backfill_that_goes_on_is_not_taken_for_dead(configured: World) -> Non
 
 
 @pytest.mark.parametrize("command", ["sync", "backfill", "fetch", "reconcile", "views"])
+@pytest.mark.usefixtures("synced", "waits")
 def test_quiet_says_nothing_when_all_is_well(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, capfd: Capture, command: str
+    configured: World, monkeypatch: pytest.MonkeyPatch, capfd: Capture, command: str
 ) -> None:
     """Not even of answers that failed and came at the next try."""
-    world = make_world(attempts=300)
-    for name, value in environment_of(world).items():
-        monkeypatch.setenv(name, value)
-    world.sync()
+    world = configured
     fails = iter([503])
     world.sandbox.failure = lambda _: next(fails, None)  # type: ignore[method-assign,assignment]
-    argv = [command, *([*world.truth()][:1] if command == "fetch" else [])]
+    options = {"fetch": [*world.truth()][:1], "backfill": ["--days=1"], "reconcile": ["--days=1"]}
+    argv = [command, *options.get(command, [])]
+    world.move(seconds=5)
     capfd.readouterr()
-    assert main([*argv, "--quiet"], now=NOW) == 0
+    assert main([*argv, "--quiet"], now=world.now) == 0
     assert capfd.readouterr() == ("", "")
     monkeypatch.setenv("TWILIO_AUTH_TOKEN", "a-wrong-token")
     world.move(hours=1)
@@ -144,8 +155,7 @@ def test_logs_for_machines_are_an_object_a_line(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     world = make_world(attempts=300, fail="503", fail_rate=0.5)
-    for name, value in environment_of(world).items():
-        monkeypatch.setenv(name, value)
+    configure(world, monkeypatch)
     assert main(["backfill", "--log-format", "json"], now=NOW) == 0
     told = capfd.readouterr()
     (summary,) = map(json.loads, told.out.splitlines())  # one line a run

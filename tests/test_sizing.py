@@ -25,6 +25,7 @@ from pipelines.sizing import (
     default_concurrency,
 )
 from pipelines.sync import connect
+from tests.clocks import Time
 from tests.conftest import World, due_windows
 
 MakeWorld = Callable[..., World]
@@ -56,14 +57,14 @@ def without_summary(world: World, status: int) -> None:
     world.sandbox.answer = answering  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("concurrency", [1, 4, 16])
-@pytest.mark.parametrize(("attempts", "days"), [(2_000, 30), (30_000, 30), (30_000, 0.4)])
+@pytest.mark.parametrize("concurrency", [1, pytest.param(4, marks=pytest.mark.long), 16])
+@pytest.mark.parametrize(("attempts", "days"), [(400, 30), (4_000, 30), (4_000, 0.4)])
 def test_slices_partition_the_window_and_none_is_too_large(
     make_world: MakeWorld, attempts: int, days: float, concurrency: int
 ) -> None:
     """Also of an account that is all in its last hours."""
     world = make_world(attempts=attempts, days=days)
-    world.settings = replace(world.settings, page_size=40)
+    world.settings = replace(world.settings, page_size=8)
     (window,) = due_windows(world)
     found = slices_of(world, concurrency)
     assert (found[0].window.after, found[-1].window.before) == (window.after, window.before)
@@ -71,8 +72,8 @@ def test_slices_partition_the_window_and_none_is_too_large(
     created = sorted(row["date_created"] for row in world.truth().values())
     for piece in found:
         held = sum(piece.window.after < at <= piece.window.before for at in created)
-        assert ceil(held / 40) <= MOST_PAGES
-    pages = len(created) / 40
+        assert ceil(held / 8) <= MOST_PAGES
+    pages = len(created) / 8
     in_the_end = min(pages, concurrency * USUAL_PAGES)
     assert len(found) < 2 + (pages - in_the_end) / 8 + in_the_end / LAST_PAGES
     assert len(summaries(world)) < 2 + 2.5 * pages / 10
@@ -80,28 +81,28 @@ def test_slices_partition_the_window_and_none_is_too_large(
     assert len(created) <= counted <= len(created) + len(found)  # bounds, in two windows each
 
 
-@pytest.mark.parametrize("concurrency", [4, 16])
+@pytest.mark.parametrize("concurrency", [pytest.param(4, marks=pytest.mark.long), 16])
 def test_the_last_slices_are_small_and_cost_no_summary(
     make_world: MakeWorld, concurrency: int
 ) -> None:
     """Or one chain would go on alone when all others are done."""
-    world = make_world(attempts=30_000)
-    world.settings = replace(world.settings, page_size=40)
+    world = make_world(attempts=6_000)
+    world.settings = replace(world.settings, page_size=8)
     found = slices_of(world, concurrency)
     assert max(piece.pages for piece in found[-concurrency:]) < 2 * LAST_PAGES
     assert len(summaries(world)) < 2.5 * 750 / USUAL_PAGES
     assert len(found) > concurrency + len(summaries(world))
     created = sorted(row["date_created"] for row in world.truth().values())
-    left = len(created) / 40
+    left = len(created) / 8
     for piece in found:
         held = sum(piece.window.after < at <= piece.window.before for at in created)
         assert piece.pages <= ceil(1.5 * max(LAST_PAGES, left / concurrency))
-        left -= held / 40
+        left -= held / 8
 
 
 def test_one_summary_that_fails_leaves_the_others_their_slices(make_world: MakeWorld) -> None:
-    world = make_world(attempts=30_000, days=0.4)
-    world.settings = replace(world.settings, page_size=40)
+    world = make_world(attempts=4_000, days=0.4)
+    world.settings = replace(world.settings, page_size=8)
     answer, asked = world.sandbox.answer, []
 
     def answering(path: str, *rest: Any) -> str:
@@ -114,16 +115,16 @@ def test_one_summary_that_fails_leaves_the_others_their_slices(make_world: MakeW
     found = slices_of(world)
     created = sorted(row["date_created"] for row in world.truth().values())
     held = [sum(p.window.after < at <= p.window.before for at in created) for p in found]
-    assert ceil(max(held) / 40) <= MOST_PAGES
+    assert ceil(max(held) / 8) <= MOST_PAGES
 
 
 def test_a_first_sync_spends_no_more_pages_than_rows_and_slices(make_world: MakeWorld) -> None:
-    world = make_world(attempts=16_000)
-    world.settings = replace(world.settings, page_size=40)
+    world = make_world(attempts=1_600)
+    world.settings = replace(world.settings, page_size=8)
     outcome = world.sync()
     assert world.stored() == world.truth()
-    assert outcome.slices > 20
-    assert len(pages_asked(world)) <= ceil(outcome.attempts / 40) + outcome.slices
+    assert outcome.slices > 15
+    assert len(pages_asked(world)) <= ceil(outcome.attempts / 8) + outcome.slices
     reads = world.query("select max(pages) as pages from twilio_verify.windows_read")
     assert reads == [{"pages": MOST_PAGES}] or reads[0]["pages"] < MOST_PAGES
 
@@ -137,15 +138,12 @@ def test_a_small_account_needs_few_requests(make_world: MakeWorld) -> None:
     assert len(summaries(world)) == 1  # an hour cannot hold a slice, by what there was so far
 
 
-def test_what_may_be_large_by_the_rate_so_far_is_asked_about(make_world: MakeWorld) -> None:
-    world = make_world(attempts=12_000)
-    world.settings = replace(world.settings, page_size=20)
-    world.sync()
-    before = len(summaries(world))
-    world.move(days=3)
-    world.sync()
-    assert len(summaries(world)) - before > 3
-    assert world.truth().keys() <= world.stored().keys()
+def test_what_may_be_large_by_the_rate_so_far_is_asked_about(synced: World) -> None:
+    synced.settings = replace(synced.settings, page_size=5)
+    synced.move(days=3)
+    synced.sync()
+    assert len(summaries(synced)) > 3
+    assert synced.truth().keys() <= synced.stored().keys()
 
 
 def test_filters_that_the_summary_lacks_are_not_asked_about(world: World) -> None:
@@ -158,7 +156,7 @@ def test_filters_that_the_summary_lacks_are_not_asked_about(world: World) -> Non
 
 @pytest.mark.parametrize("status", [404, 500])
 def test_a_summary_that_fails_stops_nothing(
-    make_world: MakeWorld, caplog: pytest.LogCaptureFixture, status: int
+    make_world: MakeWorld, waits: Time, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
     world = make_world()
     without_summary(world, status)
@@ -169,9 +167,14 @@ def test_a_summary_that_fails_stops_nothing(
     assert world.stored() == world.truth()
 
 
-@pytest.mark.parametrize("parameter", ["DateCreatedAfter", "DateCreatedBefore"])
-def test_counts_that_make_no_sense_are_not_asked_for_ever(world: World, parameter: str) -> None:
+@pytest.mark.parametrize(
+    "parameter", ["DateCreatedAfter", pytest.param("DateCreatedBefore", marks=pytest.mark.long)]
+)
+def test_counts_that_make_no_sense_are_not_asked_for_ever(
+    make_world: MakeWorld, parameter: str
+) -> None:
     """A Summary that ignores a date counts the same in every part of a window."""
+    world = make_world(attempts=500)
     answer = world.sandbox.answer
 
     def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
@@ -181,14 +184,16 @@ def test_counts_that_make_no_sense_are_not_asked_for_ever(world: World, paramete
         return answer(path, given, *rest)
 
     world.sandbox.answer = answering  # type: ignore[method-assign]
-    world.settings = replace(world.settings, page_size=50)
+    world.settings = replace(world.settings, page_size=12)
     world.sync()
-    assert len(summaries(world)) < 150
+    assert 40 < len(summaries(world)) < 150
     assert world.stored() == world.truth()
 
 
-def test_a_summary_too_large_to_be_answered_is_asked_by_day(make_world: MakeWorld) -> None:
-    world = make_world(attempts=6_000)
+def test_a_summary_too_large_to_be_answered_is_asked_by_day(
+    make_world: MakeWorld, waits: Time
+) -> None:
+    world = make_world(attempts=1_200)
     world.settings = replace(world.settings, page_size=20)
     answer = world.sandbox.answer
 
@@ -206,8 +211,10 @@ def test_a_summary_too_large_to_be_answered_is_asked_by_day(make_world: MakeWorl
     assert read["pages"] <= MOST_PAGES
 
 
-@pytest.mark.parametrize("total", ["null", "-5", "1e308"])
-def test_totals_that_are_none(make_world: MakeWorld, total: str) -> None:
+@pytest.mark.parametrize(
+    "total", ["null", *(pytest.param(n, marks=pytest.mark.long) for n in ("-5", "1e308"))]
+)
+def test_totals_that_are_none(make_world: MakeWorld, waits: Time, total: str) -> None:
     world, seen = make_world(attempts=500), []
     answer = world.sandbox.answer
 

@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -29,7 +29,8 @@ from pipelines.errors import Failure
 from pipelines.filters import Filters
 from pipelines.pacing import Pacer
 from pipelines.transport import ApiError, RefusedCredentials, TooHeavy
-from tests.conftest import NOW
+from tests.clocks import Time, wait_until
+from tests.conftest import NOW, PATIENT
 
 SUMMARY = json.dumps({"total_attempts": 3, "total_converted": 2, "total_unconverted": 1}).encode()
 GOOD = (200, {}, SUMMARY)
@@ -39,17 +40,21 @@ Answer = tuple[int, dict[str, str], bytes]
 class Scripted(ThreadingHTTPServer):
     """Answers in turn from a script, the last one for ever; None breaks the connection."""
 
-    def __init__(self, script: Sequence[Answer | None], port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, script: Sequence[Answer | None], place: socket.socket | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler, bind_and_activate=place is None)
+        if place is not None:
+            self.socket.close()
+            self.socket = place
+            self.server_activate()
         self.script = itertools.chain(script, itertools.repeat(script[-1]))
-        self.arrivals: list[float] = []
+        self.asked = 0
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: Scripted
 
     def do_GET(self) -> None:
-        self.server.arrivals.append(time.monotonic())
+        self.server.asked += 1
         answer = next(self.server.script)
         if answer is None:
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -68,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def asking(*script: Answer | None, **options: Any) -> Iterator[tuple[Client, Scripted]]:
     server = Scripted(script)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     try:
         with client_of(url, **options) as client:
@@ -80,13 +85,16 @@ def asking(*script: Answer | None, **options: Any) -> Iterator[tuple[Client, Scr
 
 def client_of(url: str, **options: Any) -> Client:
     credentials = Credentials.of("AC" + "0" * 32, "a-token-of-ours")
-    return Client(credentials, url, **{"timeout": 5, "pacer": Pacer(1000), **options})
+    usual = {"timeout": PATIENT, "pacer": Pacer(1000), "clock": Clock(NOW)}
+    return Client(credentials, url, **{**usual, **options})
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(retries, "LONGEST_WAIT", 0.05)
+@contextmanager
+def nobody_listening() -> Iterator[socket.socket]:
+    """A port of ours that refuses connections, until somebody listens."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        yield place
 
 
 def error(status: int, **headers: str) -> Answer:
@@ -109,23 +117,23 @@ PASSING: dict[str, Answer | None] = {
 
 @pytest.mark.parametrize("kind", PASSING)
 def test_what_passes_is_tried_again(
-    quick: None, kind: str, caplog: pytest.LogCaptureFixture
+    waits: Time, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "verify_sync")
     with asking(*[PASSING[kind]] * 9, GOOD) as (client, server):
         assert client.summary() == Summary(3, 2, 1)
     counts = client.counts
-    assert (counts.requests, counts.retries, len(server.arrivals)) == (10, 9, 10)
+    assert (counts.requests, counts.retries, server.asked) == (10, 9, 10)
     assert counts.throttled == (9 if kind == "429" else 0)
     assert caplog.text.count("trying again") == 9
 
 
 @pytest.mark.parametrize("status", [301, 302, 400, 404, 405, 410, 418, 422, 451])
-def test_what_stays_is_not_tried_again(quick: None, status: int) -> None:
+def test_what_stays_is_not_tried_again(waits: Time, status: int) -> None:
     with asking(error(status, Location="/v2/Attempts/Summary"), GOOD) as (client, server):
         with pytest.raises(ApiError) as caught:
             client.summary()
-        assert len(server.arrivals) == 1
+        assert server.asked == 1
     told = str(caught.value)
     assert caught.value.status == status
     for part in (str(status), "Went wrong", f"code {20000 + status}", "https://x", "RQ12"):
@@ -133,48 +141,50 @@ def test_what_stays_is_not_tried_again(quick: None, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_refused_credentials_stop_at_once(quick: None, status: int) -> None:
+def test_refused_credentials_stop_at_once(waits: Time, status: int) -> None:
     with asking(error(status), GOOD) as (client, server):
         with pytest.raises(RefusedCredentials, match="TWILIO_AUTH_TOKEN") as caught:
             client.summary()
-        assert len(server.arrivals) == 1
+        assert server.asked == 1
     assert caught.value.exit_code == 2
 
 
-def test_an_answer_that_does_not_come_is_tried_again(quick: None) -> None:
+def test_an_answer_that_does_not_come_is_tried_again(waits: Time) -> None:
     """The first connection is accepted and then ignored."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with (
-            client_of(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.2, give_up_after=0.5)
+            client_of(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.1, give_up_after=5)
             as client,
-            pytest.raises(Failure, match=r"nothing came in time; tried for 0.5 s"),
+            pytest.raises(Failure, match=r"nothing came in time; tried for 5 s"),
         ):  # fmt: skip
             client.summary()
         assert client.counts.requests >= 3
+        assert 5 <= waits.elapsed < 10
 
 
 @pytest.mark.parametrize("kind", ["500", "silence"])
-def test_a_question_that_may_be_too_heavy_is_asked_three_times(quick: None, kind: str) -> None:
+def test_a_question_that_may_be_too_heavy_is_asked_three_times(waits: Time, kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, asking(error(500)) as (_, server):
         port = server.server_port if kind == "500" else silent.getsockname()[1]
-        with client_of(f"http://127.0.0.1:{port}", timeout=0.1) as client:
+        patience = {"timeout": 0.1} if kind == "silence" else {}
+        with client_of(f"http://127.0.0.1:{port}", **patience) as client:
             with pytest.raises(TooHeavy):
                 client._transport.get(client._list, {}, bytes, heavy_tries=3)
             assert client.counts.requests == 3
 
 
-def test_only_failures_in_a_row_are_too_heavy(quick: None) -> None:
+def test_only_failures_in_a_row_are_too_heavy(waits: Time) -> None:
     script = [error(500), error(500), error(429), error(500), error(500), None, error(503), GOOD]
     with asking(*script) as (client, _):
         assert client._transport.get(client._list, {}, bytes, heavy_tries=3) == SUMMARY
 
 
 def test_an_answer_that_never_ends_is_tried_again(
-    quick: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    waits: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A byte now and then keeps the timeout from passing."""
     caplog.set_level(logging.INFO, "verify_sync")
-    monkeypatch.setattr(transport, "_LONGEST_ANSWER", 0.3)
+    hours = itertools.count()  # a look at the clock
 
     def trickle(self: Any) -> None:
         self.send_response_only(200)
@@ -185,7 +195,9 @@ def test_an_answer_that_never_ends_is_tried_again(
                 self.wfile.write(b"[")
                 time.sleep(0.02)
 
-    with asking(GOOD, timeout=0.1, give_up_after=0.2) as (client, _):
+    with asking(GOOD, give_up_after=2) as (client, _):
+        passing = SimpleNamespace(monotonic=lambda: 3600.0 * next(hours))
+        monkeypatch.setattr(transport, "time", passing)
         monkeypatch.setattr(_Handler, "do_GET", trickle)
         with pytest.raises(Failure, match="not all of it came in time"):
             client.summary()
@@ -200,21 +212,19 @@ def test_a_packed_answer_is_unpacked(encoding: str) -> None:
         assert client.summary() == Summary(3, 2, 1)
 
 
-def test_a_server_that_is_not_there_yet_is_waited_for(quick: None) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as place:
-        port = place.getsockname()[1]
+def test_a_server_that_is_not_there_yet_is_waited_for(waits: Time) -> None:
     found: list[Summary] = []
-    with client_of(f"http://127.0.0.1:{port}") as client:
-        asker = threading.Thread(target=lambda: found.append(client.summary()))
-        asker.start()
-        time.sleep(0.3)
-        server = Scripted([GOOD], port)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        asker.join(timeout=20)
-        server.shutdown()
-        server.server_close()
+    with nobody_listening() as place:
+        url = f"http://127.0.0.1:{place.getsockname()[1]}"
+        with client_of(url, give_up_after=float("inf")) as client:
+            asker = threading.Thread(target=lambda: found.append(client.summary()))
+            asker.start()
+            wait_until(lambda: client.counts.retries > 3)
+            server = Scripted([GOOD], place)
+            threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+            asker.join()
+            server.shutdown()
     assert found == [Summary(3, 2, 1)]
-    assert client.counts.retries > 3
 
 
 def http_date(seconds: float) -> str:
@@ -224,37 +234,37 @@ def http_date(seconds: float) -> str:
 @pytest.mark.parametrize(
     ("headers", "least", "most"),
     [
-        ({"Retry-After": "1"}, 1.0, 1.6),
-        ({"Retry-After": http_date(1), "Date": http_date(0)}, 1.0, 1.6),
-        ({"Retry-After": http_date(-5), "Date": http_date(0)}, 0.0, 0.6),
-        ({"Retry-After": "0"}, 0.0, 0.6),
-        ({"Retry-After": "soon"}, 0.0, 0.6),
-        ({"Retry-After": "Mon, 01 Jan 99999999999 00:00:00 GMT"}, 0.0, 0.6),
-        ({"Retry-After": "-3"}, 0.0, 0.6),
-        ({}, 0.0, 0.6),
+        ({"Retry-After": "10"}, 10, 11),
+        ({"Retry-After": http_date(10), "Date": http_date(0)}, 10, 11),
+        ({"Retry-After": http_date(-5), "Date": http_date(0)}, 1, 2),
+        ({"Retry-After": "0"}, 1, 2),
+        ({"Retry-After": "soon"}, 1, 2),
+        ({"Retry-After": "Mon, 01 Jan 99999999999 00:00:00 GMT"}, 1, 2),
+        ({"Retry-After": "-3"}, 1, 2),
+        ({}, 1, 2),
     ],
 )
 def test_retry_after_is_honoured(
-    quick: None, headers: dict[str, str], least: float, most: float
+    waits: Time, headers: dict[str, str], least: float, most: float
 ) -> None:
     for status in (429, 503):
-        with asking(error(status, **headers), GOOD) as (client, server):
+        waits.elapsed = 0.0
+        with asking(error(status, **headers), GOOD) as (client, _):
             client.summary()
-        waited = server.arrivals[1] - server.arrivals[0]
-        assert least <= waited < most + 1  # a shared machine may stall
+        assert least <= waits.elapsed <= most
 
 
-def test_a_server_that_cannot_be_trusted_is_not_asked_again(quick: None) -> None:
+def test_a_server_that_cannot_be_trusted_is_not_asked_again(waits: Time) -> None:
     """It speaks plain HTTP where TLS is asked for, as whoever sits in between might."""
     with asking(GOOD) as (_, server):
         url = f"https://127.0.0.1:{server.server_port}"
         with client_of(url) as other, pytest.raises(Failure, match="can be trusted: WRONG_VERSION"):
             other.summary()
-        assert (other.counts.requests, server.arrivals) == (1, [])
+        assert (other.counts.requests, server.asked) == (1, 0)
 
 
 def test_an_answer_that_makes_no_sense_is_described(
-    quick: None, caplog: pytest.LogCaptureFixture
+    waits: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "verify_sync")
     headers = {"Content-Type": "text/html", "Twilio-Request-Id": "RQ7"}
@@ -339,12 +349,11 @@ def test_waiting_for_a_slot_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("seconds", [61.5, 3600, -62.5, -3600])
-def test_another_clock_than_twilios_is_said(quick: None, seconds: float) -> None:
-    date = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=seconds), usegmt=True)
-    with asking((200, {"Date": date}, SUMMARY)) as (client, server):
+def test_another_clock_than_twilios_is_said(waits: Time, seconds: float) -> None:
+    with asking((200, {"Date": http_date(seconds)}, SUMMARY)) as (client, server):
         with pytest.raises(Failure, match=r"clock.*nothing that was read by it is recorded"):
             client.summary()
-        assert len(server.arrivals) == 1
+        assert server.asked == 1
 
 
 @pytest.mark.parametrize(
@@ -358,26 +367,26 @@ def test_another_clock_than_twilios_is_said(quick: None, seconds: float) -> None
         "Mon, 01 Jan 99999999999 00:00:00 GMT",
     ],
 )
-def test_a_clock_that_agrees_or_says_nothing_does_not_matter(quick: None, date: Any) -> None:
-    if isinstance(date, int):
-        date = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=date), usegmt=True)
+def test_a_clock_that_agrees_or_says_nothing_does_not_matter(waits: Time, date: Any) -> None:
+    date = http_date(date) if isinstance(date, int) else date
     with asking((200, {"Date": date} if date else {}, SUMMARY)) as (client, _):
         assert client.summary() == Summary(3, 2, 1)
 
 
 def test_a_slow_answer_is_no_wrong_clock() -> None:
-    clock = Clock(datetime.now(timezone.utc))
-    sent = format_datetime(datetime.now(timezone.utc) - timedelta(seconds=90), usegmt=True)
+    clock, sent = Clock(NOW), http_date(-90)
     clock.check(sent, seconds=90)
     with pytest.raises(Failure, match="clock"):
         clock.check(sent, seconds=1)
 
 
-def test_a_machine_that_slept_is_no_wrong_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_slept_is_no_wrong_clock(time: Time) -> None:
     """While it sleeps the time elapsed stands still, its clock does not, and neither do others."""
-    clock = Clock(datetime.now(timezone.utc))
-    clock._start -= timedelta(hours=8)
-    clock.check(format_datetime(datetime.now(timezone.utc), usegmt=True), seconds=0)
+    clock = Clock(NOW)
+    time.slept = 8 * 3600
+    clock.check(http_date(8 * 3600), seconds=0)
+    with pytest.raises(Failure, match="clock"):
+        clock.check(http_date(0), seconds=0)
 
 
 def test_ending_the_client_ends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,25 +398,23 @@ def test_ending_the_client_ends_what_waits(monkeypatch: pytest.MonkeyPatch) -> N
         except Failure as failure:
             found.append(failure)
 
-    with asking(error(503, **{"Retry-After": "500"})) as (client, server):
+    forever = error(503, **{"Retry-After": "1000000"})
+    with asking(forever, give_up_after=10.0**6) as (client, _):
         asker = threading.Thread(target=ask, args=[client])
         asker.start()
-        while not server.arrivals:
-            time.sleep(0.01)
-        time.sleep(0.05)
-    asker.join(timeout=5)
+        wait_until(lambda: client.counts.retries)
+    asker.join()
     assert len(found) == 1
 
 
 def test_the_number_asked_for_is_in_no_message(
-    quick: None, caplog: pytest.LogCaptureFixture
+    waits: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     """requests and urllib3 quote the URL in their exceptions."""
     caplog.set_level(logging.DEBUG, "verify_sync")
-    with socket.create_server(("127.0.0.1", 0)) as place:
-        port = place.getsockname()[1]
     with (
-        client_of(f"http://127.0.0.1:{port}", give_up_after=0.1) as client,
+        nobody_listening() as place,
+        client_of(f"http://127.0.0.1:{place.getsockname()[1]}", give_up_after=0.1) as client,
         pytest.raises(Failure) as caught,
     ):
         client.read(filters=Filters(to="+573003003030"))

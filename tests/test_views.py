@@ -11,7 +11,6 @@ from typing import Any
 import duckdb
 import pytest
 from hypothesis import given as given_any
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, SETTLED_AFTER
@@ -238,7 +237,6 @@ def beside(reads: list[tuple[datetime, ...]], ages: Iterable[timedelta]) -> list
     return [edge + timedelta(seconds=n) for edge in edges for n in (-1, 0, 1)]
 
 
-@settings(max_examples=100)
 @given_any(windows=WINDOWS)
 def test_gaps_and_missed_revisits_are_what_no_window_has_served(
     emptied: Emptied, windows: list[Any]
@@ -260,7 +258,6 @@ def test_gaps_and_missed_revisits_are_what_no_window_has_served(
                 assert lost == is_lost(reads, instant, age), (name, instant, age)
 
 
-@settings(max_examples=100)
 @given_any(windows=WINDOWS)
 def test_a_day_is_settled_when_all_of_it_was_read_late(
     emptied: Emptied, windows: list[Any]
@@ -293,6 +290,19 @@ def is_lost(reads: list[tuple[datetime, ...]], instant: datetime, age: timedelta
     gone = first < instant <= max(read for _, _, read in reads) - RETENTION
     ages = [read - instant for after, before, read in reads if after < instant <= before]
     return gone and not any(age <= at < RETENTION for at in ages)
+
+
+def test_attempts_of_one_second_are_numbered_by_their_sids(
+    database: duckdb.DuckDBPyConnection,
+) -> None:
+    """As the API's dates have no fractions; whatever the order in which they were stored."""
+    same = {"verification_sid": "VE1", "date_created": "2026-11-01T10:00:00Z", **CONVERTED}
+    given(database, *({**same, "sid": f"VL{number}"} for number in (3, 5, 1, 4, 2)))
+    found = rows(
+        database,
+        "select attempt_sid, attempt_number, is_converting_attempt from stg_resends order by 1",
+    )
+    assert found == [(f"VL{number}", number, number == 5) for number in range(1, 6)]
 
 
 def test_rates_count_only_mature_attempts(database: duckdb.DuckDBPyConnection) -> None:
@@ -340,9 +350,9 @@ def test_a_day_is_a_day_in_the_settings_zone(
     assert rows(database, "select created_date from daily_conversion") == [(day,)]
 
 
+@pytest.mark.usefixtures("synced")
 def test_daily_conversion_of_an_account_is_what_python_counts(world: World) -> None:
     """The sandbox's attempts an hour after the newest: mature and young, by every dimension."""
-    world.sync()
     expected: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * 6)
     attempts = sorted(world.truth().values(), key=lambda r: (r["date_created"], r["sid"]))
     of: dict[str, list[Row]] = defaultdict(list)

@@ -14,9 +14,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from pipelines import warehouse as module
+from pipelines.decode import REJECTED
 from pipelines.errors import Failure
 from pipelines.reading import Package
 from pipelines.sync import fetch_attempts
@@ -66,12 +68,19 @@ class Reader:
         self.process.wait()
 
 
-@pytest.mark.parametrize("mode", ["read", "write"])
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "killed"),
+    [
+        ("read", False),
+        ("write", True),
+        pytest.param("read", True, marks=pytest.mark.long),
+        pytest.param("write", False, marks=pytest.mark.long),
+    ],
+)
+@pytest.mark.usefixtures("synced")
 def test_readers_and_the_sync_do_not_wait_for_each_other(
     world: World, mode: str, killed: bool
 ) -> None:
-    world.sync()
     before = len(world.stored())
     reader = Reader(world.settings.published, mode)
     try:
@@ -93,8 +102,8 @@ def test_readers_and_the_sync_do_not_wait_for_each_other(
     assert len(world.stored()) == after
 
 
+@pytest.mark.usefixtures("synced")
 def test_a_log_left_by_a_writer_does_not_survive_publishing(world: World) -> None:
-    world.sync()
     reader = Reader(world.settings.published, "write")
     reader.end(signal.SIGKILL)
     stale = world.settings.published.with_name("verify.duckdb.wal")
@@ -104,8 +113,8 @@ def test_a_log_left_by_a_writer_does_not_survive_publishing(world: World) -> Non
     assert world.stored() == world.truth()
 
 
+@pytest.mark.usefixtures("synced")
 def test_the_published_file_is_compact_and_readable_by_older_duckdb(world: World) -> None:
-    world.sync()
     with duckdb.connect(str(world.settings.published), read_only=True) as connection:
         schemas = connection.execute("select distinct schema_name from duckdb_tables()").fetchall()
         (tags,) = connection.execute(
@@ -118,8 +127,8 @@ def test_the_published_file_is_compact_and_readable_by_older_duckdb(world: World
     assert not list(world.settings.directory.glob("verify.duckdb.new*"))
 
 
+@pytest.mark.usefixtures("synced")
 def test_every_view_and_column_says_what_it_is(world: World) -> None:
-    world.sync()
     views = world.query(
         "select view_name, comment from duckdb_views() where schema_name = 'main' and not internal"
     )
@@ -164,8 +173,8 @@ def test_settings_reach_the_views(world: World) -> None:
     )
 
 
+@pytest.mark.usefixtures("synced")
 def test_views_of_an_older_release_disappear(world: World) -> None:
-    world.sync()
     with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
         connection.execute("create view once_upon_a_time as select 1 as one")
     world.sync()
@@ -192,10 +201,10 @@ def test_nothing_new_is_not_published(make_world: Callable[..., World]) -> None:
 
 
 @pytest.mark.parametrize("what", ["sync", "fetch"])
+@pytest.mark.usefixtures("synced")
 def test_what_an_interrupted_run_did_not_publish_is_new(
     world: World, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    world.sync()
     before = world.stored()
     sid = next(iter(before))
     world.move(hours=3)
@@ -217,8 +226,34 @@ def test_what_an_interrupted_run_did_not_publish_is_new(
     assert row["at"] >= now
 
 
+@pytest.mark.usefixtures("synced")
+def test_rows_that_are_no_attempts_are_something_to_publish(world: World) -> None:
+    warehouse = Warehouse(world.settings)
+    window = Window(NOW - SECOND, NOW)
+    row = {"reason": "no usable sid", "read_at": NOW, "attempt": "{}"}
+    with warehouse.opened():
+        warehouse.loader.load(Package.of(read_windows(world, [window])))
+        assert warehouse.why_not_publish() == "nothing new to publish"
+        package = Package.of(read_windows(world, [window]))
+        package = replace(package, rejected=pa.Table.from_pylist([row], REJECTED))
+        warehouse.loader.load(package)
+        assert package.attempts.num_rows == 0
+        assert warehouse.why_not_publish() is None
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_published_file_from_the_future_does_not_hold_back_the_next(world: World) -> None:
+    """As it is where the machine's clock was ahead, or the file was copied from such a machine."""
+    world.settings = replace(world.settings, publish_every=timedelta(hours=6))
+    future = world.settings.published.stat().st_mtime + 86_400
+    os.utime(world.settings.published, times=(future, future))
+    world.move(hours=3)
+    assert world.sync().unpublished is None
+    assert world.stored().keys() >= world.truth().keys()
+
+
+@pytest.mark.usefixtures("synced")
 def test_publishing_is_spaced_out_as_told(world: World) -> None:
-    world.sync()
     before = world.stored()
     world.settings = replace(world.settings, publish_every=timedelta(hours=6))
     world.move(hours=3)
@@ -233,10 +268,10 @@ def test_publishing_is_spaced_out_as_told(world: World) -> None:
     assert len(world.stored()) > len(before)
 
 
+@pytest.mark.usefixtures("synced")
 def test_too_little_disk_keeps_what_was_read_and_what_was_published(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.sync()
     before = world.stored()
     world.move(hours=11)
     monkeypatch.setattr(module, "_SPARE", 2**62)
@@ -248,8 +283,8 @@ def test_too_little_disk_keeps_what_was_read_and_what_was_published(
     assert len(world.stored()) > len(before)
 
 
+@pytest.mark.usefixtures("synced")
 def test_loaded_packages_leave_no_phone_number_behind(world: World) -> None:
-    world.sync()
     number = next(r["channel_data__to"] for r in world.stored().values() if r["channel"] == "sms")
     for file in world.settings.directory.rglob("*"):
         assert number not in str(file)

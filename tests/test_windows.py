@@ -34,6 +34,7 @@ from pipelines.windows import (
 )
 
 NOW = datetime(2026, 3, 29, 1, 30, 15, 250_000, tzinfo=timezone.utc)
+MANY = 2 * settings.default.max_examples
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 Schedule = tuple[timedelta, ...]
 Reads = list[tuple[datetime, datetime, datetime]]
@@ -158,7 +159,11 @@ def test_the_last_call_comes_earlier_when_runs_are_sparse() -> None:
 
 @pytest.mark.parametrize(
     ("interval", "reads", "oldest"),
-    [(HOUR, {4, 5}, 29 * DAY), (DAY, {4}, 28 * DAY), (7 * DAY, {2, 3}, 16 * DAY)],
+    [
+        pytest.param(HOUR, {4, 5}, 29 * DAY, marks=pytest.mark.long),
+        (DAY, {4}, 28 * DAY),
+        (7 * DAY, {2, 3}, 16 * DAY),
+    ],
 )
 def test_regular_runs_read_each_attempt_up_to_five_times(
     interval: timedelta, reads: set[int], oldest: timedelta
@@ -171,7 +176,7 @@ def test_regular_runs_read_each_attempt_up_to_five_times(
     assert all(max(attempt.seen()) >= oldest for attempt in history.attempts)
 
 
-@settings(max_examples=300)
+@settings(max_examples=MANY)
 @given(found=attempts, schedule=schedules, sequence=st.lists(runs, min_size=1, max_size=15))
 def test_every_attempt_is_read_at_every_age_whatever_happens(
     found: list[Attempt], schedule: Schedule, sequence: list[Run]
@@ -196,7 +201,7 @@ def test_every_attempt_is_read_at_every_age_whatever_happens(
                 assert any(read >= reached - MINUTE for read in attempt.seen()), reached
 
 
-@settings(max_examples=300)
+@settings(max_examples=MANY)
 @given(found=attempts, schedule=schedules, sequence=st.lists(successes, min_size=2, max_size=15))
 def test_every_attempt_gets_its_last_call(
     found: list[Attempt], schedule: Schedule, sequence: list[Run]
@@ -218,7 +223,7 @@ def test_every_attempt_gets_its_last_call(
                 assert age < retention - DAY or oldest >= early
 
 
-@settings(max_examples=300)
+@settings(max_examples=MANY)
 @given(found=attempts, schedule=schedules, sequence=st.lists(runs, min_size=1, max_size=20))
 def test_no_attempt_is_read_more_often_than_its_ages_and_two(
     found: list[Attempt], schedule: Schedule, sequence: list[Run]
@@ -242,7 +247,6 @@ def test_intervals_that_keep_shrinking_do_not_force_a_last_call_each() -> None:
     assert days == [3.1, 12.1, 18.1, 29.1]
 
 
-@settings(max_examples=150)
 @given(schedule=schedules, sequence=st.lists(successes, min_size=1, max_size=12))
 def test_at_one_instant_nothing_is_due_twice(schedule: Schedule, sequence: list[Run]) -> None:
     """But for attempts in their last day: if runs have become more frequent, so that there is
@@ -256,7 +260,6 @@ def test_at_one_instant_nothing_is_due_twice(schedule: Schedule, sequence: list[
         assert plan(WindowsRead.of(history.reads), schedule, history.now) == []
 
 
-@settings(max_examples=150)
 @given(
     sequence=st.lists(st.tuples(runs, schedules), min_size=1, max_size=12),
     found=attempts,
@@ -276,7 +279,6 @@ def test_a_changed_schedule_holds_from_the_next_run_on(
                 assert all(any(r >= a for r in by_clock) for a in schedule if a <= age)
 
 
-@settings(max_examples=200)
 @given(
     sequence=st.lists(runs, min_size=2, max_size=12),
     kept=st.integers(0, 12),
@@ -336,7 +338,6 @@ def test_losses_are_what_left_retention_unread(sequence: list[Run], pause: timed
             assert covers(lost(read, age, now), instant) == (gone and not served)
 
 
-@settings(max_examples=40)
 @given(
     windows=st.lists(
         st.tuples(

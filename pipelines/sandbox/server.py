@@ -25,6 +25,8 @@ from pipelines.sandbox.render import Renderer
 from pipelines.sandbox.state import View
 from pipelines.sandbox.switches import Faults, Limits, Switches
 
+_LONGEST_END = 0.02  # seconds until it sees that it is to end
+
 
 class Request(NamedTuple):
     """A line of the sandbox's log: monotonic seconds at arrival, path, parameters, HTTP status.
@@ -95,10 +97,11 @@ class Sandbox:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         switches = switches or Switches()
         rows = self.faults.rows
-        renderer = Renderer(account, switches, self.account_sid, self.url, rows)
+        renderer = Renderer(account, switches, self.account_sid, rows)
         self._view = View(account, switches, renderer)
         self._api = Api(self._view, self.url, self.faults, self.failing)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        serve = self._server.serve_forever
+        self._thread = threading.Thread(target=serve, args=[_LONGEST_END], daemon=True)
 
     def __enter__(self) -> Sandbox:
         self._thread.start()
