@@ -86,6 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("long" if config.option.long else "short")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """xdist's hook, where a worker is about to be started."""
     node.workerinput["seed"] = node.config.option.seed
