@@ -50,7 +50,7 @@ class WindowsRead(NamedTuple):
     def of(cls, rows: Iterable[Sequence[datetime]]) -> WindowsRead:
         """From rows of (created_after, created_before, read_at), all aware."""
         seconds = [[_seconds(instant) for instant in row] for row in rows]
-        return cls.by_column(np.array(seconds, dtype=np.int64).reshape(-1, 3).T)
+        return cls.by_column([*np.array(seconds, dtype=np.int64).reshape(-1, 3).T])
 
     @classmethod
     def by_column(cls, columns: Sequence[Ints]) -> WindowsRead:
