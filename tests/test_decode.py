@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime, timezone
 from typing import Any
 
@@ -163,6 +164,28 @@ def test_json_that_other_software_would_refuse_is_read(text: str, kept: str) -> 
         content = whole.replace('"mnc": "05"', f'"mnc": {text}, "x": {other}').encode()
         (found,) = read_page(content, READ_AT).attempts.to_pylist()
         assert found["channel_data__mnc"] == kept
+
+
+def test_extra_is_the_same_text_whatever_the_order_of_its_keys() -> None:
+    found = row(zone="b", brand={"y": 2, "x": 1})["extra"]
+    assert (
+        found
+        == row(brand={"x": 1, "y": 2}, zone="b")["extra"]
+        == '{"brand":{"x":1,"y":2},"zone":"b"}'
+    )
+
+
+@pytest.mark.parametrize("text", ["2026-11-20T13:00:00+01:00", "Fri, 20 Nov 2026 12:00:00 +0000"])
+def test_dates_are_instants_in_whatever_zone_it_runs(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert row(date_updated=text)["date_updated"] == NOW
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
 
 
 def test_of_doubles_in_a_page_the_last_stays() -> None:

@@ -308,6 +308,18 @@ def test_an_older_copy_makes_just_what_it_lost_due_again(
             assert left < once or now - instant >= RETENTION - max(DAY, 2 * (now - reach))
 
 
+def test_where_nothing_was_read_nothing_is_missing_yet() -> None:
+    nothing = WindowsRead.of(())
+    assert (unread(nothing, NOW), lost(nothing, timedelta(), NOW)) == ([], [])
+
+
+def test_what_no_window_holds_between_two_is_unread() -> None:
+    base = NOW.replace(microsecond=0)
+    ends = (base - 5 * DAY, base - 4 * DAY), (base - 3 * DAY, base - SECOND)
+    read = WindowsRead.of([(after, before, NOW) for after, before in ends])
+    assert unread(read, NOW) == [Window(base - 4 * DAY, base - 3 * DAY)]
+
+
 @given(
     sequence=st.lists(runs, min_size=1, max_size=12)
     | st.lists(st.builds(Run, seconds(86_400, 50 * 86_400)), min_size=2, max_size=5),
