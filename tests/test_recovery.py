@@ -23,6 +23,7 @@ from pipelines.__main__ import main
 from pipelines.credentials import Credentials
 from pipelines.errors import Failure, Misuse
 from pipelines.reading import Package
+from pipelines.recovery import Damaged, copied
 from pipelines.source import loaded
 from pipelines.sync import due
 from pipelines.warehouse import Warehouse
@@ -453,7 +454,6 @@ def test_restore_refuses_what_is_no_backup(
     shutil.copy(configured.settings.published, file)
     scramble(file)
     assert refused(capsys, "restore", str(file))[0] == 1
-    assert not [*configured.settings.directory.glob("*.new*")]  # half a copy
     other = Credentials.of("AC" + "b" * 32, "token")
     shutil.copy(configured.settings.published, file)
     with pytest.raises(Misuse, match="own folder"):
@@ -461,6 +461,16 @@ def test_restore_refuses_what_is_no_backup(
     assert configured.stored() == before
     configured.move(hours=1)
     configured.sync()
+
+
+def test_half_a_copy_does_not_stay(synced: World, tmp_path: Path) -> None:
+    """On a full disk it would be in the way."""
+    source, target = tmp_path / "source.duckdb", tmp_path / "target.duckdb"
+    shutil.copy(synced.settings.published, source)
+    scramble(source)
+    with pytest.raises(Damaged):
+        copied(source, target)
+    assert [*tmp_path.glob("target*")] == []
 
 
 # --- folders that cannot be written
