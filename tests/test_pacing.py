@@ -84,7 +84,8 @@ def test_runs_one_after_the_other_share_the_limit(waits: Time, tmp_path: Path) -
 
 def test_a_request_in_flight_when_its_run_was_killed_counts(waits: Time, tmp_path: Path) -> None:
     killed = Pacer(1, tmp_path / "requests")
-    killed.slot().__enter__()
+    in_flight = killed.slot()  # kept, or its end would release the slot at once
+    in_flight.__enter__()
     with Pacer(1, tmp_path / "requests") as pacer, pacer.slot():
         assert waits.elapsed == pytest.approx(WINDOW, abs=0.1)
     killed.close()
