@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sqlite3
 import threading
@@ -72,22 +73,63 @@ def test_a_burst_within_the_budget_goes_at_once_and_all_of_it_is_used(waits: Tim
     assert busiest(arrivals, WINDOW) == 10
 
 
+def test_a_wait_is_told_once_whoever_waits(
+    waits: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "verify_sync")
+    with Pacer(2) as pacer:
+        pause = pacer.pause
+
+        def meanwhile_another_waits(seconds: float) -> None:
+            monkeypatch.setattr(pacer, "pause", pause)
+            send(pacer, [])
+
+        monkeypatch.setattr(pacer, "pause", meanwhile_another_waits)
+        for _ in range(3):
+            send(pacer, [])
+        assert waits.elapsed == pytest.approx(WINDOW, abs=0.1)
+        waits.sleep(WINDOW - 0.5)
+        send(pacer, [])  # half a second is too short to be told
+        assert waits.elapsed == pytest.approx(2 * WINDOW, abs=0.1)
+        for _ in range(2):
+            send(pacer, [])
+    assert caplog.messages == ["2 requests a minute are the limit: waiting 60 s"] * 2
+
+
 def test_runs_one_after_the_other_share_the_limit(waits: Time, tmp_path: Path) -> None:
     arrivals: list[float] = []
     for _ in range(5):  # as five processes would
-        with Pacer(4, tmp_path / "requests") as pacer:
+        with Pacer(4, tmp_path / "of" / "whoever" / "requests") as pacer:
             for _ in range(3):
                 send(pacer, arrivals, seconds=2.0)
     assert busiest(arrivals, WINDOW) == 4
     assert arrivals[-1] < 4 * WINDOW
 
 
-def test_a_request_in_flight_when_its_run_was_killed_counts(waits: Time, tmp_path: Path) -> None:
+def test_what_is_kept_nowhere_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Pacer(1) as pacer:
+        send(pacer, [])
+        assert pacer.taken() == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("begun", "windows"), [("since", 1), ("before", 2)])
+def test_a_request_in_flight_when_its_run_was_killed_counts(
+    waits: Time, tmp_path: Path, begun: str, windows: int
+) -> None:
+    """For whoever begins after that a minute long, for who runs already as if it took another."""
     killed = Pacer(1, tmp_path / "requests")
+    other = Pacer(1, tmp_path / "requests")
     in_flight = killed.slot()  # kept, or its end would release the slot at once
     in_flight.__enter__()
-    with Pacer(1, tmp_path / "requests") as pacer, pacer.slot():
-        assert waits.elapsed == pytest.approx(WINDOW, abs=0.1)
+    if begun == "since":
+        other.close()
+        other = Pacer(1, tmp_path / "requests")
+    with other, other.slot():
+        assert waits.elapsed == pytest.approx(windows * WINDOW, abs=0.1)
     killed.close()
 
 
@@ -169,7 +211,7 @@ def test_whoever_waits_when_the_run_ends_is_let_go(monkeypatch: pytest.MonkeyPat
     wait_until(lambda: pacer._told_until)
     pacer.close()
     waiting.join()
-    assert len(found) == 1
+    assert [str(failure) for failure in found] == ["given up, because the run has ended"]
 
 
 @given(

@@ -60,7 +60,7 @@ def test_every_output_is_the_real_one(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DLT_PROJECT_DIR", str(tmp_path))
     started = int((THEN - timedelta(days=30)).timestamp())
-    account = Account(attempts=60_000, since=started)
+    account = Account(attempts=20_000, since=started)
     present = [THEN - timedelta(hours=1)]
     with Sandbox(account, now=lambda: present[0].timestamp(), limits=UNLIMITED) as sandbox:
         monkeypatch.setenv("SOURCES__TWILIO_VERIFY__BASE_URL", sandbox.url)

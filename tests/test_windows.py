@@ -237,14 +237,23 @@ def test_no_attempt_is_read_more_often_than_its_ages_and_two(
         assert len(attempt.reads) <= 1 + len(schedule) + 1 + 2 + failed
 
 
-def test_intervals_that_keep_shrinking_do_not_force_a_last_call_each() -> None:
+@pytest.mark.parametrize(
+    ("days", "seen"),
+    [
+        ((3.1, 12.1, 18.1, 22.1, 24.8, 26.6, 27.8, 28.6, 29.1, 29.5), [3.1, 12.1, 18.1, 29.1]),
+        # 16.1 is in the last two intervals, but not in the later half of what day 3 leaves
+        ((3.1, 9.1, 16.1, 22.1, 25.3, 27.2, 28.4, 29.1, 29.5), [3.1, 16.1, 22.1, 29.1]),
+    ],
+)
+def test_intervals_that_keep_shrinking_do_not_force_a_last_call_each(
+    days: tuple[float, ...], seen: list[float]
+) -> None:
     """Every run here finds the attempt in its last two intervals; one early call will do."""
     history, age = History([Attempt(NOW, timedelta())]), 0.0
-    for then in (3.1, 12.1, 18.1, 22.1, 24.8, 26.6, 27.8, 28.6, 29.1, 29.5):
+    for then in days:
         history.run(Run(timedelta(days=then - age)))
         age = then
-    days = [round(age / DAY, 1) for age in history.attempts[0].seen()]
-    assert days == [3.1, 12.1, 18.1, 29.1]
+    assert [round(age / DAY, 1) for age in history.attempts[0].seen()] == seen
 
 
 @given(schedule=schedules, sequence=st.lists(successes, min_size=1, max_size=12))
