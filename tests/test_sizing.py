@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.client import HEAVY_TRIES
 from pipelines.clock import Clock
 from pipelines.filters import Filters
 from pipelines.sandbox.api import Refusal
@@ -23,10 +24,12 @@ from pipelines.sizing import (
     Sizing,
     Slice,
     default_concurrency,
+    may_exceed_slice,
 )
 from pipelines.sync import connect
+from pipelines.windows import Window
 from tests.clocks import Time
-from tests.conftest import World, due_windows
+from tests.conftest import NOW, World, due_windows
 
 MakeWorld = Callable[..., World]
 
@@ -121,7 +124,12 @@ def test_one_summary_that_fails_leaves_the_others_their_slices(make_world: MakeW
 def test_a_first_sync_spends_no_more_pages_than_rows_and_slices(make_world: MakeWorld) -> None:
     world = make_world(attempts=1_600)
     world.settings = replace(world.settings, page_size=8)
+    client = connect(world.settings, Clock(world.now))
+    with client, Sizing(client) as sizing:
+        told = sizing.requests(sizing.measured(due_windows(world)))
+    world.sandbox.log.clear()
     outcome = world.sync()
+    assert told == pytest.approx(len(world.sandbox.log), rel=0.15)
     assert world.stored() == world.truth()
     assert outcome.slices > 15
     assert len(pages_asked(world)) <= ceil(outcome.attempts / 8) + outcome.slices
@@ -146,6 +154,37 @@ def test_what_may_be_large_by_the_rate_so_far_is_asked_about(synced: World) -> N
     assert synced.truth().keys() <= synced.stored().keys()
 
 
+@pytest.mark.parametrize(
+    ("hours", "rate", "is_asked"),
+    [
+        (1, None, True),  # nothing is known yet
+        (1, 0.0, True),
+        (1, 0.001, False),
+        (36, 0.001, False),
+        (36.1, 0.001, True),  # long, whatever there was so far
+        # four times as many an hour as so far are just a slice, and more than one
+        (1, MOST_PAGES * 100 / 4 / 3600, False),
+        (1, MOST_PAGES * 100 / 4 / 3600 * 1.001, True),
+    ],
+)
+def test_what_is_asked_about(hours: float, rate: float | None, is_asked: bool) -> None:
+    window = Window(NOW - timedelta(hours=hours), NOW)
+    assert may_exceed_slice(window, rate, page_size=100) == is_asked
+
+
+def test_every_window_is_counted_where_it_is_wanted(world: World) -> None:
+    """And they come in order, counted or not."""
+    hours = [Window(NOW - timedelta(hours=n), NOW - timedelta(hours=n - 1)) for n in (3, 2)]
+    client = connect(world.settings, Clock(world.now))
+    with client, Sizing(client, rate=0.001) as sizing:
+        assert sizing.measured(hours) == [Slice(hour, None, MOST_PAGES) for hour in hours]
+        assert summaries(world) == []
+        counted = sizing.measured(hours, every=True)
+    assert [piece.window for piece in counted] == hours
+    assert all(piece.attempts is not None for piece in counted)
+    assert len(summaries(world)) == 2
+
+
 def test_filters_that_the_summary_lacks_are_not_asked_about(world: World) -> None:
     to = next(row["channel_data__to"] for row in world.truth().values() if row["channel"] == "sms")
     world.settings = replace(world.settings, filters=Filters.of({"to": to}))
@@ -162,7 +201,11 @@ def test_a_summary_that_fails_stops_nothing(
     without_summary(world, status)
     with caplog.at_level("INFO", logger="verify_sync"):
         outcome = world.sync()
-    assert "reading goes on without Twilio's count" in caplog.text
+    goes_on = [m for m in caplog.messages if m.endswith("reading goes on without Twilio's count")]
+    assert all(message.startswith(f"Twilio answered {status}") for message in goes_on)
+    # Of all that is due and of its first day, and of no other then.
+    assert len(goes_on) == 2
+    assert len(summaries(world)) == 2 * (HEAVY_TRIES if status == 500 else 1)
     assert outcome.slices == 30
     assert world.stored() == world.truth()
 
@@ -233,4 +276,17 @@ def test_totals_that_are_none(make_world: MakeWorld, waits: Time, total: str) ->
 
 
 def test_the_default_concurrency_keeps_up_with_the_limit() -> None:
-    assert [default_concurrency(n) for n in (1, 100, 300, 100_000)] == [4, 4, 12, 16]
+    assert [default_concurrency(n) for n in (1, 100, 101, 300, 100_000)] == [4, 4, 5, 12, 16]
+
+
+def test_what_it_takes_to_read_slices(world: World) -> None:
+    """One request for each that nobody has counted; Summaries for those that have to be cut."""
+    (window,) = due_windows(world)
+    uncounted = Slice(window, None, MOST_PAGES)
+    small, whole = Slice(window, 7, 1), Slice(window, 100, MOST_PAGES)
+    large = Slice(window, 200, 2 * USUAL_PAGES)
+    client = connect(world.settings, Clock(world.now))
+    with client, Sizing(client, concurrency=4) as sizing:
+        assert sizing.requests([]) == 0
+        assert sizing.requests([uncounted, small, whole]) == 1 + 1 + MOST_PAGES
+        assert sizing.requests([large, small]) == 2 * USUAL_PAGES + 3 + 4 + 1
