@@ -177,12 +177,25 @@ def test_every_window_is_counted_where_it_is_wanted(world: World) -> None:
     hours = [Window(NOW - timedelta(hours=n), NOW - timedelta(hours=n - 1)) for n in (3, 2)]
     client = connect(world.settings, Clock(world.now))
     with client, Sizing(client, rate=0.001) as sizing:
+        assert not any(map(sizing.asks, hours))
         assert sizing.measured(hours) == [Slice(hour, None, MOST_PAGES) for hour in hours]
         assert summaries(world) == []
         counted = sizing.measured(hours, every=True)
     assert [piece.window for piece in counted] == hours
-    assert all(piece.attempts is not None for piece in counted)
+    assert all(piece.attempts is not None and piece.pages == 1 for piece in counted)
     assert len(summaries(world)) == 2
+
+
+@pytest.mark.parametrize(("pages", "asked"), [(MOST_PAGES, 0), (MOST_PAGES + 1, 2)])
+def test_only_what_does_not_fit_a_slice_is_asked_about_again(
+    world: World, pages: int, asked: int
+) -> None:
+    (window,) = due_windows(world)
+    client = connect(world.settings, Clock(world.now))
+    with client, Sizing(client, concurrency=1) as sizing:
+        found = list(sizing.cut([Slice(window, pages * client.page_size, pages)]))
+    assert (found[0].window.after, found[-1].window.before) == (window.after, window.before)
+    assert len(summaries(world)) == asked
 
 
 def test_filters_that_the_summary_lacks_are_not_asked_about(world: World) -> None:
@@ -214,7 +227,7 @@ def test_a_summary_that_fails_stops_nothing(
     "parameter", ["DateCreatedAfter", pytest.param("DateCreatedBefore", marks=pytest.mark.long)]
 )
 def test_counts_that_make_no_sense_are_not_asked_for_ever(
-    make_world: MakeWorld, parameter: str
+    make_world: MakeWorld, caplog: pytest.LogCaptureFixture, parameter: str
 ) -> None:
     """A Summary that ignores a date counts the same in every part of a window."""
     world = make_world(attempts=500)
@@ -228,7 +241,9 @@ def test_counts_that_make_no_sense_are_not_asked_for_ever(
 
     world.sandbox.answer = answering  # type: ignore[method-assign]
     world.settings = replace(world.settings, page_size=12)
-    world.sync()
+    with caplog.at_level("INFO", logger="verify_sync"):
+        world.sync()
+    assert "Twilio's counts make no sense; a slice is read as it is" in caplog.messages
     assert 40 < len(summaries(world)) < 150
     assert world.stored() == world.truth()
 
