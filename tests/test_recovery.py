@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import os
 import resource
@@ -162,11 +163,18 @@ def test_a_deleted_working_folder_is_no_loss(world: World) -> None:
 
 @pytest.mark.parametrize("harm", [Path.unlink, cut, garble], ids=lambda h: h.__name__)
 @pytest.mark.usefixtures("synced")
-def test_the_published_file_is_published_anew(world: World, harm: Break) -> None:
+def test_the_published_file_is_published_anew(
+    world: World, harm: Break, caplog: pytest.LogCaptureFixture
+) -> None:
     before = world.stored()
     harm(world.settings.published)
-    world.sync()
+    with caplog.at_level(logging.WARNING, logger="verify_sync"):
+        world.sync()
     assert world.stored() == before
+    if harm is not Path.unlink:
+        (said,) = [message for message in caplog.messages if "published anew" in message]
+        assert said.startswith(f"{world.settings.published} is damaged")
+        assert f"it is now {world.settings.published}.set-aside-1 and" in said
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, garble], ids=lambda h: h.__name__)
@@ -328,8 +336,28 @@ def test_what_others_write_into_the_published_file_is_not_taken_over(world: Worl
         other.stdout.readline()
         other.kill()
     (world.settings.directory / "loading.duckdb").unlink()
-    world.sync()
+    assert world.sync().slices == 0
     assert world.stored() == before
+
+
+@pytest.mark.parametrize(
+    ("of_published", "of_loading"),
+    [(garble, garble), (scramble, Path.unlink), (garble, Path.unlink)],
+    ids=lambda harm: harm.__name__,
+)
+@pytest.mark.usefixtures("synced")
+def test_where_no_copy_is_whole_all_stays_as_it_is(
+    configured: World, capsys: Capture, of_published: Break, of_loading: Break
+) -> None:
+    folder = configured.settings.directory
+    of_published(configured.settings.published)
+    of_loading(folder / "loading.duckdb")
+    before = {file.name: file.read_bytes() for file in folder.glob("*.duckdb*")}
+    code, line = refused(capsys, "sync")
+    assert (code, str(configured.settings.published) in line) == (1, True)
+    assert "there is no other copy here: move it away, or start again from a backup" in line
+    assert {file.name: file.read_bytes() for file in folder.glob("*.duckdb*")} == before
+    assert configured.sandbox.log == []
 
 
 @pytest.mark.usefixtures("synced")
@@ -339,9 +367,11 @@ def test_beginning_anew_where_there_was_a_warehouse_is_said(
     assert "are gone" not in caplog.text
     for name in ("verify.duckdb", "loading.duckdb"):
         (world.settings.directory / name).unlink()
+    caplog.clear()
     world.sync()
-    assert "are gone" in caplog.text
-    assert "restore FILE" in caplog.text
+    (said,) = [message for message in caplog.messages if "are gone" in message]
+    assert said.startswith(f"{world.settings.directory / 'loading.duckdb'} and verify.duckdb are")
+    assert "restore FILE" in said
 
 
 @pytest.mark.parametrize("harm", [garble, Path.unlink])
@@ -409,6 +439,22 @@ def test_restore_starts_again_from_a_backup(
     assert configured.stored() == newer
     assert main(["restore", str(configured.settings.published)]) == 0
     assert configured.stored() == newer
+
+
+@pytest.mark.usefixtures("synced")
+def test_restore_keeps_what_it_replaces_where_there_are_no_hard_links(
+    configured: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup, before = tmp_path / "backup.duckdb", configured.settings.published.read_bytes()
+    shutil.copy(configured.settings.published, backup)
+
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", no_link)
+    assert main(["restore", str(backup)]) == 0
+    kept = configured.settings.published.with_name("verify.duckdb.set-aside-1")
+    assert kept.read_bytes() == before
 
 
 @pytest.mark.usefixtures("synced")
