@@ -88,7 +88,10 @@ def test_the_loading_file_is_rebuilt_from_the_published_one(
             assert (harm, "run again" in message) == (scramble, True)
             assert world.stored() == before
             world.sync()
-    assert "rebuilt from verify.duckdb" in caplog.text
+    (said,) = [message for message in caplog.messages if "rebuilt from verify.duckdb" in message]
+    is_gone = harm is Path.unlink or message
+    why = "is not there: rebuilt" if is_gone else "is damaged or no database ("
+    assert said.startswith(f"{loading} {why}")
     assert before.keys() | world.truth().keys() == world.stored().keys()
     assert nothing_is_due(world)
     kept = loading.with_name("loading.duckdb.set-aside-1")
@@ -140,7 +143,21 @@ def test_what_was_loaded_but_not_published_is_due_again(world: World) -> None:
 
 
 @pytest.mark.usefixtures("synced")
-def test_an_older_loading_file_does_not_replace_what_is_published(world: World) -> None:
+def test_what_was_loaded_but_not_published_is_published_where_it_was_loaded(world: World) -> None:
+    """As a kill in between leaves it: the published file is the older one."""
+    old = world.settings.published.read_bytes()
+    world.move(hours=3)
+    world.sync()
+    before = world.stored()
+    world.settings.published.write_bytes(old)
+    assert world.sync().slices == 0
+    assert world.stored() == before
+
+
+@pytest.mark.usefixtures("synced")
+def test_an_older_loading_file_does_not_replace_what_is_published(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     loading = world.settings.directory / "loading.duckdb"
     older = loading.read_bytes()
     world.move(days=31)
@@ -148,6 +165,7 @@ def test_an_older_loading_file_does_not_replace_what_is_published(world: World) 
     before = world.stored()
     loading.write_bytes(older)
     world.sync()
+    assert f"{loading} is an older copy: rebuilt from verify.duckdb; the old one is" in caplog.text
     assert world.stored().keys() >= before.keys()
     assert nothing_is_due(world)
 
