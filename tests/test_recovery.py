@@ -130,6 +130,16 @@ def test_a_rebuild_waits_for_who_writes_into_the_published_file(world: World) ->
 
 
 @pytest.mark.usefixtures("synced")
+def test_a_published_file_without_a_note_that_cannot_be_asked(world: World) -> None:
+    """As it is after somebody put it there by hand: what was loaded is not given up for it."""
+    before = world.stored()
+    world.settings.published.with_name("verify.duckdb.load").unlink()
+    with holding(world.settings.published):
+        assert world.sync().slices == 0
+    assert world.stored() == before
+
+
+@pytest.mark.usefixtures("synced")
 def test_what_was_loaded_but_not_published_is_due_again(world: World) -> None:
     old = world.settings.published.read_bytes()
     world.move(hours=3)
