@@ -6,6 +6,7 @@ import ctypes
 import errno
 import logging
 import os
+import re
 import resource
 import shutil
 import sqlite3
@@ -28,6 +29,7 @@ from pipelines.recovery import Damaged, copied
 from pipelines.source import loaded
 from pipelines.sync import due
 from pipelines.warehouse import Warehouse
+from tests.clocks import Time
 from tests.conftest import (
     NOW,
     Capture,
@@ -90,8 +92,8 @@ def test_the_loading_file_is_rebuilt_from_the_published_one(
             world.sync()
     (said,) = [message for message in caplog.messages if "rebuilt from verify.duckdb" in message]
     is_gone = harm is Path.unlink or message
-    why = "is not there: rebuilt" if is_gone else "is damaged or no database ("
-    assert said.startswith(f"{loading} {why}")
+    why = "is not there: rebuilt" if is_gone else r"is damaged or no database \(.* .*\): rebuilt"
+    assert re.match(f"{re.escape(str(loading))} {why}", said)
     assert before.keys() | world.truth().keys() == world.stored().keys()
     assert nothing_is_due(world)
     kept = loading.with_name("loading.duckdb.set-aside-1")
@@ -127,6 +129,20 @@ def test_a_rebuild_waits_for_who_writes_into_the_published_file(world: World) ->
         world.sync()
     world.sync()
     assert world.stored() == before
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_loading_file_that_somebody_has_open_is_left_to_them(
+    configured: World, waits: Time, capsys: Capture
+) -> None:
+    loading = configured.settings.directory / "loading.duckdb"
+    before = configured.stored()
+    with holding(loading):
+        code, line = refused(capsys, "sync")
+    assert (code, configured.sandbox.log) == (1, [])
+    assert f"{loading} is open in another process, perhaps another run; try again later" in line
+    assert main(["sync"], now=NOW) == 0
+    assert configured.stored() == before
 
 
 @pytest.mark.usefixtures("synced")
