@@ -25,7 +25,7 @@ from pipelines.__main__ import main
 from pipelines.credentials import Credentials
 from pipelines.errors import Failure, Misuse
 from pipelines.reading import Package
-from pipelines.recovery import Damaged, copied
+from pipelines.recovery import Damaged, Locked, copied, unusable
 from pipelines.source import loaded
 from pipelines.sync import due
 from pipelines.warehouse import Warehouse
@@ -561,6 +561,28 @@ def test_half_a_copy_does_not_stay(synced: World, tmp_path: Path) -> None:
     with pytest.raises(Damaged):
         copied(source, target)
     assert [*tmp_path.glob("target*")] == []
+
+
+def test_a_copy_into_a_folder_that_is_gone_is_one_clear_failure(
+    synced: World, tmp_path: Path
+) -> None:
+    with pytest.raises(Failure, match=r"cannot be used: .*No such file"):
+        copied(synced.settings.published, tmp_path / "gone" / "target.duckdb")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "told"),
+    [
+        ('IO Error: Could not set lock on file "f"', Locked, "another process"),
+        ("IO Error: Corrupt database file: wrong checksum\nmore", Damaged, "wrong checksum)"),
+        ("IO Error: Cannot write: No space left on device", Failure, "Cannot write: No space"),
+    ],
+)
+def test_only_damage_is_taken_for_damage(said: str, kind: type[Failure], told: str) -> None:
+    """A file is set aside for that, and for nothing else."""
+    failure = unusable(Path("f"), duckdb.Error(said))
+    assert type(failure) is kind
+    assert told in str(failure)
 
 
 # --- folders that cannot be written
