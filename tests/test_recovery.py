@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import logging
 import os
 import re
@@ -22,8 +21,7 @@ import duckdb
 import pytest
 
 from pipelines.__main__ import main
-from pipelines.credentials import Credentials
-from pipelines.errors import Failure, Misuse
+from pipelines.errors import Failure
 from pipelines.reading import Package
 from pipelines.recovery import Damaged, Locked, copied, unusable
 from pipelines.source import loaded
@@ -458,99 +456,7 @@ def holding(file: Path) -> Iterator[Any]:
             other.kill()
 
 
-# --- restore
-
-
-@pytest.mark.usefixtures("synced")
-def test_restore_starts_again_from_a_backup(
-    configured: World, tmp_path: Path, capsys: Capture
-) -> None:
-    backup, older = tmp_path / "backup.duckdb", configured.stored()
-    shutil.copy(configured.settings.published, backup)
-    configured.move(hours=50)
-    lost = due_windows(configured)
-    configured.sync()
-    newer = configured.stored()
-    assert main(["restore", str(backup)]) == 0
-    assert "set-aside" in capsys.readouterr().out
-    assert configured.stored() == older
-    assert due_windows(configured) == lost
-    configured.sync()
-    assert configured.stored() == newer
-    assert main(["restore", str(backup)]) == 0
-    kept = configured.settings.published.with_name("verify.duckdb.set-aside-2")
-    assert main(["restore", str(kept)]) == 0  # taken back
-    assert configured.stored() == newer
-    assert main(["restore", str(configured.settings.published)]) == 0
-    assert configured.stored() == newer
-
-
-@pytest.mark.usefixtures("synced")
-def test_restore_keeps_what_it_replaces_where_there_are_no_hard_links(
-    configured: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backup, before = tmp_path / "backup.duckdb", configured.settings.published.read_bytes()
-    shutil.copy(configured.settings.published, backup)
-
-    def no_link(*_: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-
-    monkeypatch.setattr(os, "link", no_link)
-    assert main(["restore", str(backup)]) == 0
-    kept = configured.settings.published.with_name("verify.duckdb.set-aside-1")
-    assert kept.read_bytes() == before
-
-
-@pytest.mark.usefixtures("synced")
-def test_restore_drops_a_load_package_of_what_it_replaces(
-    configured: World, tmp_path: Path, capsys: Capture
-) -> None:
-    backup = tmp_path / "backup.duckdb"
-    shutil.copy(configured.settings.published, backup)
-    configured.move(hours=50)
-    due_again, warehouse = due_windows(configured), Warehouse(configured.settings)
-    with warehouse.opened():
-        package = Package.of(read_windows(configured, due_again))
-        warehouse.loader.pipeline.extract(loaded(package, materialize=False))
-    assert main(["restore", str(backup)]) == 0
-    assert not [*configured.settings.directory.glob("dlt/**/*.parquet")]
-    assert main(["sync"], now=configured.now) == 0
-    assert "interrupted run" not in capsys.readouterr().err
-    (read,) = configured.query("select count(*) as n from twilio_verify.windows_read")
-    assert read == {"n": 1 + len(due_again)}
-
-
-@pytest.mark.usefixtures("synced")
-def test_restore_into_an_empty_folder(configured: World, tmp_path: Path) -> None:
-    before = configured.stored()
-    backup = tmp_path / "backup.duckdb"
-    shutil.move(configured.settings.published, backup)
-    shutil.rmtree(configured.settings.directory)
-    assert main(["restore", str(backup)]) == 0
-    assert configured.stored() == before
-    assert configured.sync().slices == 0
-
-
-@pytest.mark.usefixtures("synced")
-def test_restore_refuses_what_is_no_backup(
-    configured: World, tmp_path: Path, capsys: Capture
-) -> None:
-    before = configured.stored()
-    file = tmp_path / "file.duckdb"
-    assert refused(capsys, "restore", str(file))[0] == 2
-    for make in (garble, a_database):
-        make(file)
-        assert refused(capsys, "restore", str(file))[0] == 2
-    shutil.copy(configured.settings.published, file)
-    scramble(file)
-    assert refused(capsys, "restore", str(file))[0] == 1
-    other = Credentials.of("AC" + "b" * 32, "token")
-    shutil.copy(configured.settings.published, file)
-    with pytest.raises(Misuse, match="own folder"):
-        Warehouse(replace(configured.settings, credentials=other)).restore(file)
-    assert configured.stored() == before
-    configured.move(hours=1)
-    configured.sync()
+# --- copies
 
 
 def test_half_a_copy_does_not_stay(synced: World, tmp_path: Path) -> None:
