@@ -1,12 +1,10 @@
-"""Files that are gone, damaged, full or somebody else's: nothing that was stored is lost."""
+"""Files that are gone, damaged or somebody else's: nothing that was stored is lost."""
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import re
-import resource
 import shutil
 import sqlite3
 import subprocess
@@ -27,7 +25,6 @@ from pipelines.recovery import Damaged, Locked, copied, unusable
 from pipelines.source import loaded
 from pipelines.sync import due
 from pipelines.warehouse import Warehouse
-from tests.clocks import Time
 from tests.conftest import (
     NOW,
     Capture,
@@ -36,7 +33,6 @@ from tests.conftest import (
     nothing_is_due,
     read_windows,
     refused,
-    run_in_process,
 )
 
 Break = Callable[[Path], object]
@@ -131,7 +127,7 @@ def test_a_rebuild_waits_for_who_writes_into_the_published_file(world: World) ->
 
 @pytest.mark.usefixtures("synced")
 def test_a_loading_file_that_somebody_has_open_is_left_to_them(
-    configured: World, waits: Time, capsys: Capture
+    configured: World, capsys: Capture
 ) -> None:
     loading = configured.settings.directory / "loading.duckdb"
     before = configured.stored()
@@ -439,6 +435,14 @@ def test_any_file_of_dlts_may_be_damaged(world: World, harm: Break) -> None:
     assert world.stored().keys() >= world.truth().keys()
 
 
+@pytest.mark.usefixtures("synced")
+def test_a_dry_run_tells_what_a_run_would_do_that_rebuilds_first(world: World) -> None:
+    world.move(hours=2)
+    expected = due(world.settings, world.now)
+    garble(world.settings.directory / "loading.duckdb")
+    assert due(world.settings, world.now) == expected
+
+
 @contextmanager
 def holding(file: Path) -> Iterator[Any]:
     """Somebody who has a database open for writing; runs what it is told and answers a line."""
@@ -489,78 +493,3 @@ def test_only_damage_is_taken_for_damage(said: str, kind: type[Failure], told: s
     failure = unusable(Path("f"), duckdb.Error(said))
     assert type(failure) is kind
     assert told in str(failure)
-
-
-# --- folders that cannot be written
-
-
-@pytest.mark.usefixtures("synced")
-@pytest.mark.parametrize("moments", [[1, 2], pytest.param([0, 1, 2, 3], marks=pytest.mark.long)])
-def test_a_disk_that_is_full_at_any_moment(world: World, moments: list[int]) -> None:
-    """A limit on the size of files stops writing where a full disk would: in a package, the
-    write-ahead log, a checkpoint or the published copy."""
-    published = world.settings.published.stat().st_size
-    full = [(30_000, 1), (300_000, 2), (published - 300_000, 1), (published + 300_000, 1)]
-    for limit, times in (full[moment] for moment in moments):
-        before = world.stored()
-        world.move(days=3)
-        for _ in range(times):  # the second one finds what the first one could not load
-            told = limited(world, limit)
-            assert told.returncode == 1, limit
-            lines = [line for line in told.stderr.splitlines() if "verify-sync:" in line]
-            assert len(lines) == 1, told.stderr
-            assert "free some space" in lines[0]
-            assert "Traceback" not in told.stderr
-            assert world.stored() == before
-        world.sync()
-        assert world.stored().keys() == before.keys() | world.truth().keys()
-        assert nothing_is_due(world)
-
-
-def limited(world: World, limit: int) -> subprocess.CompletedProcess[str]:
-    moment = [world.now.isoformat(), "", "0", "0", "0"]
-    prepare = (__name__, limit_files.__name__, limit)
-    return run_in_process(world, "tests.crash", *moment, "sync", prepare=prepare)
-
-
-def limit_files(size: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
-@pytest.mark.usefixtures("synced")
-def test_a_folder_that_cannot_be_written(world: World) -> None:
-    before = world.stored()
-    world.move(hours=5)
-    folder = world.settings.directory
-    folder.chmod(0o555)
-    try:
-        told = run_in_process(
-            world, "tests.crash", world.now.isoformat(), "", "0", "0", "0", "sync",
-            prepare=(__name__, no_more_than_others.__name__, 0),
-        )  # fmt: skip
-    finally:
-        folder.chmod(0o755)
-    assert (told.returncode, told.stderr.count("\n")) == (1, 1)
-    assert str(folder) in told.stderr
-    assert world.stored() == before
-    world.sync()
-    assert len(world.stored()) > len(before)
-
-
-def no_more_than_others(_: int) -> None:
-    """Gives up root's leave to write anywhere; who is not root never had it."""
-    version, dac_override = 0x20080522, 1
-    header, sets = (ctypes.c_uint32 * 2)(version, 0), (ctypes.c_uint32 * 6)()
-    libc = ctypes.CDLL(None)
-    libc.capget(header, sets)
-    for place in (0, 1):  # those in effect, those that may be
-        sets[place] &= ~(1 << dac_override)
-    assert libc.capset(header, sets) == 0
-
-
-@pytest.mark.usefixtures("synced")
-def test_a_dry_run_tells_what_a_run_would_do_that_rebuilds_first(world: World) -> None:
-    world.move(hours=2)
-    expected = due(world.settings, world.now)
-    garble(world.settings.directory / "loading.duckdb")
-    assert due(world.settings, world.now) == expected
