@@ -33,15 +33,7 @@ from pipelines.interrupt import INTERRUPTED
 from pipelines.transport import Transport
 from pipelines.warehouse import Warehouse
 from tests.clocks import OF_A_RUN, Time
-from tests.conftest import (
-    PATIENT,
-    Row,
-    World,
-    nothing_is_due,
-    run_in_process,
-    serving,
-    slice_small,
-)
+from tests.worlds import PATIENT, Row, World, nothing_is_due, run_in_process, serving, slice_small
 
 # Where a run is, by the function that it is in; in the order in which it gets there.
 PHASES: dict[str, tuple[type, str]] = {

@@ -35,7 +35,7 @@ from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Switches
 from pipelines.sizing import may_exceed_slice
 from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, Window, WindowsRead, plan
-from tests.conftest import as_columns, environment_of, serving
+from tests.worlds import as_columns, environment_of, serving
 
 START = datetime(2026, 8, 24, tzinfo=timezone.utc)
 DAYS, ATTEMPTS = 90, 20_000

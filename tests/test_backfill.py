@@ -38,15 +38,7 @@ from pipelines.sync import connect, sync, windows_read
 from pipelines.warehouse import Warehouse
 from pipelines.windows import RETENTION, SECOND, Window, remaining
 from tests.clocks import wait_until
-from tests.conftest import (
-    NOW,
-    PATIENT,
-    Capture,
-    World,
-    read_windows,
-    refused,
-    run_in_process,
-)
+from tests.worlds import NOW, PATIENT, Capture, World, read_windows, refused, run_in_process
 
 DAY = timedelta(days=1)
 FIELDS = ("account_sid", "filters_hash", "asked", "after", "before", "began_at")

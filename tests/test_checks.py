@@ -15,8 +15,8 @@ from pipelines import checks
 from pipelines.__main__ import main
 from pipelines.checks import FAIL, WARN, check_files
 from pipelines.views import view_files
-from tests.conftest import NOW, REPOSITORY, Capture, World
 from tests.given import given, rows
+from tests.worlds import NOW, REPOSITORY, Capture, World
 
 # One that no sync reads again in the next hour.
 TWICE = """insert into twilio_verify.attempts

@@ -22,7 +22,7 @@ from pipelines.errors import Failure, Misuse
 from pipelines.filters import Filters
 from pipelines.pacing import Pacer
 from pipelines.transport import ApiError, RefusedCredentials
-from tests.conftest import NOW, PACELESS, PATIENT, World, as_columns
+from tests.worlds import NOW, PACELESS, PATIENT, World, as_columns
 
 ACCOUNT = Credentials.of("AC" + "0" * 32, "token")
 AFTER, BEFORE = NOW - timedelta(days=9), NOW - timedelta(days=2)

@@ -17,7 +17,7 @@ from pipelines.__main__ import main
 from pipelines.errors import keep_secret, redact
 from tests import nursery
 from tests.clocks import Time
-from tests.conftest import NOW, REPOSITORY, Capture, World, refused, run_in_process
+from tests.worlds import NOW, REPOSITORY, Capture, World, refused, run_in_process
 
 
 def test_sync_then_sql(configured: World, capfd: Capture) -> None:

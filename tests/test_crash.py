@@ -13,8 +13,8 @@ import duckdb
 import pytest
 
 from pipelines.interrupt import INTERRUPTED
-from tests.conftest import World, run_in_process, slice_small
 from tests.crash import PHASES, Trial
+from tests.worlds import World, run_in_process, slice_small
 
 MakeWorld = Callable[..., World]
 Break = Callable[[Path], object]

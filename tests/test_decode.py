@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.decode import NESTED, SCHEMA, TOP, _usual_page, decode, read_page, within
 from pipelines.errors import Unreadable
-from tests.conftest import NOW, World, as_columns
+from tests.worlds import NOW, World, as_columns
 
 READ_AT = datetime(2026, 1, 2, tzinfo=timezone.utc)
 ATTEMPT: dict[str, Any] = {

@@ -27,15 +27,7 @@ from pipelines.sync import sync
 from pipelines.windows import RETENTION, SECOND, Window
 from tests import nursery
 from tests.clocks import Time
-from tests.conftest import (
-    NOW,
-    PATIENT,
-    World,
-    busiest,
-    due_windows,
-    environment_of,
-    slice_small,
-)
+from tests.worlds import NOW, PATIENT, World, busiest, due_windows, environment_of, slice_small
 
 MakeWorld = Callable[..., World]
 QUIET = Limits(requests=0, retry_after="none")

@@ -13,7 +13,7 @@ from pipelines.decode import decode
 from pipelines.errors import Failure, Misuse
 from pipelines.filters import CHANNELS, LASTING, NO_FILTERS, STATUSES, Filters
 from pipelines.sync import sync
-from tests.conftest import NOW, World
+from tests.worlds import NOW, World
 
 VE, VA = "VE" + "a" * 32, "VA" + "0" * 32
 

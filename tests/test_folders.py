@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.conftest import World, nothing_is_due, run_in_process
+from tests.worlds import World, nothing_is_due, run_in_process
 
 
 @pytest.mark.usefixtures("synced")

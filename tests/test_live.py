@@ -10,7 +10,7 @@ from datetime import datetime
 import pytest
 
 from pipelines.__main__ import main
-from tests.conftest import NOW, Capture, World, refused
+from tests.worlds import NOW, Capture, World, refused
 
 
 def listed(capfd: Capture, *options: str) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ from pipelines.errors import Failure
 from pipelines.lock import Holder, Lock
 from pipelines.windows import SECOND
 from tests.clocks import Time, wait_until
-from tests.conftest import NOW, PATIENT, REPOSITORY, Capture, World, refused, run_in_process
+from tests.worlds import NOW, PATIENT, REPOSITORY, Capture, World, refused, run_in_process
 
 HOLDER = Holder("sync", os.getpid(), "2026-11-20 11:59:00")
 HOLDS = """

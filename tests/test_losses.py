@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import main
-from tests.conftest import NOW, Capture, World, refused
+from tests.worlds import NOW, Capture, World, refused
 
 MakeWorld = Callable[..., World]
 Break = Callable[[Path], object]

@@ -18,7 +18,7 @@ from pipelines import pacing
 from pipelines.errors import Failure, Misuse
 from pipelines.pacing import Pacer
 from tests.clocks import Time, wait_until
-from tests.conftest import busiest
+from tests.worlds import busiest
 
 WINDOW = pacing.WINDOW
 

@@ -20,8 +20,9 @@ from pipelines.sandbox.sends import DAY, Attack, Outage
 from pipelines.sandbox.state import Query, View
 from pipelines.sandbox.switches import Switches
 from pipelines.settings import Pumping
-from tests.conftest import NOW, Emptied
+from tests.conftest import Emptied
 from tests.given import Row, rows
+from tests.worlds import NOW
 
 SINCE = int((NOW - timedelta(days=30)).timestamp())
 SEEDS = [

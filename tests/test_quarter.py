@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from pipelines.windows import DEFAULT_SCHEDULE, SETTLED_AFTER, WindowsRead, plan
-from tests.conftest import REPOSITORY
 from tests.quarter import LOOKBACKS, SCHEDULES, Planned, Quarter, by_pipeline, latest, table
 from tests.quarter import looked_back as look_back
+from tests.worlds import REPOSITORY
 
 pytestmark = pytest.mark.long
 

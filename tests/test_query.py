@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.__main__ import main
 from tests import nursery
-from tests.conftest import REPOSITORY, Capture, World, refused
+from tests.worlds import REPOSITORY, Capture, World, refused
 
 
 @pytest.mark.usefixtures("synced")

@@ -24,7 +24,7 @@ from pipelines.sizing import Sizing, Slice
 from pipelines.sync import connect
 from pipelines.windows import SECOND, Window, cut
 from tests.clocks import Time, wait_until
-from tests.conftest import NOW, World, due_windows, read_windows
+from tests.worlds import NOW, World, due_windows, read_windows
 
 MakeWorld = Callable[..., World]
 

@@ -15,7 +15,7 @@ from pipelines.__main__ import main
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
 from pipelines.views import view_files
-from tests.conftest import PACELESS, PATIENT, REPOSITORY, UNLIMITED, World
+from tests.worlds import PACELESS, PATIENT, REPOSITORY, UNLIMITED, World
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 THEN = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)  # when its output was made

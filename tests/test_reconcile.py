@@ -17,8 +17,8 @@ from pipelines.errors import Failure
 from pipelines.filters import Filters
 from pipelines.reconcile import _held, days_of
 from pipelines.windows import RETENTION, SECOND, Window
-from tests.conftest import NOW, Capture, World, configure, refused
 from tests.given import given
+from tests.worlds import NOW, Capture, World, configure, refused
 
 MakeWorld = Callable[..., World]
 DAY = timedelta(days=1)

@@ -25,15 +25,7 @@ from pipelines.recovery import Damaged, Locked, copied, unusable
 from pipelines.source import loaded
 from pipelines.sync import due
 from pipelines.warehouse import Warehouse
-from tests.conftest import (
-    NOW,
-    Capture,
-    World,
-    due_windows,
-    nothing_is_due,
-    read_windows,
-    refused,
-)
+from tests.worlds import NOW, Capture, World, due_windows, nothing_is_due, read_windows, refused
 
 Break = Callable[[Path], object]
 

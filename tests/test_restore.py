@@ -16,8 +16,8 @@ from pipelines.errors import Misuse
 from pipelines.reading import Package
 from pipelines.source import loaded
 from pipelines.warehouse import Warehouse
-from tests.conftest import Capture, World, due_windows, read_windows, refused
 from tests.test_recovery import a_database, garble, scramble
+from tests.worlds import Capture, World, due_windows, read_windows, refused
 
 
 @pytest.mark.usefixtures("synced")

@@ -15,8 +15,8 @@ from pipelines.errors import Failure
 from pipelines.runs import Run
 from pipelines.warehouse import Warehouse
 from tests.clocks import Time
-from tests.conftest import NOW, Capture, World, configure, run_in_process
 from tests.test_lock import holding
+from tests.worlds import NOW, Capture, World, configure, run_in_process
 
 MakeWorld = Callable[..., World]
 HISTORY = "from sync_history order by started_at"

@@ -15,7 +15,7 @@ import requests
 
 from pipelines.sandbox.switches import Limits
 from tests.clocks import Time
-from tests.conftest import NOW, PATIENT, World
+from tests.worlds import NOW, PATIENT, World
 
 MakeWorld = Callable[..., World]
 DELAYED = {"price", "message_status", "status", "conversion_status"}

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests import intervals
-from tests.conftest import PACELESS, REPOSITORY, World
 from tests.test_readme import README
+from tests.worlds import PACELESS, REPOSITORY, World
 
 MakeWorld = Callable[..., World]
 PLACE = "/srv/verify-sync"

@@ -29,7 +29,7 @@ from pipelines.sizing import (
 from pipelines.sync import connect
 from pipelines.windows import Window
 from tests.clocks import Time
-from tests.conftest import NOW, World, due_windows
+from tests.worlds import NOW, World, due_windows
 
 MakeWorld = Callable[..., World]
 

@@ -17,7 +17,7 @@ from pipelines import database
 from pipelines.__main__ import main
 from pipelines.windows import SECOND
 from tests.clocks import Change, Time
-from tests.conftest import NOW, Capture, World, refused, run_in_process
+from tests.worlds import NOW, Capture, World, refused, run_in_process
 
 READS = """
 import sys, duckdb

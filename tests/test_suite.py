@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.clocks import wait_until
-from tests.conftest import REPOSITORY
+from tests.worlds import REPOSITORY
 
 pytestmark = pytest.mark.long
 

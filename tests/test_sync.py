@@ -22,7 +22,7 @@ from pipelines.source import TABLES, loaded, twilio_verify
 from pipelines.sync import due, fetch_attempts
 from pipelines.warehouse import Warehouse
 from pipelines.windows import WindowsRead, cut
-from tests.conftest import NOW, World, due_windows, read_windows
+from tests.worlds import NOW, World, due_windows, read_windows
 
 MakeWorld = Callable[..., World]
 ANSWERS = [

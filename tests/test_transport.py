@@ -30,7 +30,7 @@ from pipelines.filters import Filters
 from pipelines.pacing import Pacer
 from pipelines.transport import ApiError, RefusedCredentials, TooHeavy
 from tests.clocks import Time, wait_until
-from tests.conftest import NOW, PATIENT
+from tests.worlds import NOW, PATIENT
 
 SUMMARY = json.dumps({"total_attempts": 3, "total_converted": 2, "total_unconverted": 1}).encode()
 GOOD = (200, {}, SUMMARY)

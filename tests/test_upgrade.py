@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.__main__ import main
 from pipelines.layout import LAYOUT
-from tests.conftest import NOW, REPOSITORY, Capture, World, environment_of, refused
+from tests.worlds import NOW, REPOSITORY, Capture, World, environment_of, refused
 
 MakeWorld = Callable[..., World]
 # Made by release 0.1.0 from the sandbox's account of 300 attempts, with syncs a day and 23 hours

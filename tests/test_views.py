@@ -14,8 +14,9 @@ from hypothesis import given as given_any
 from hypothesis import strategies as st
 
 from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, SETTLED_AFTER
-from tests.conftest import NOW, Emptied, World
+from tests.conftest import Emptied
 from tests.given import CONVERTED, READ_EARLY, READ_LATE, Row, given, rows
+from tests.worlds import NOW, World
 
 
 def test_values_are_normalised(database: duckdb.DuckDBPyConnection) -> None:

@@ -25,7 +25,7 @@ from pipelines.sync import fetch_attempts
 from pipelines.views import sql_folder, view_files
 from pipelines.warehouse import Warehouse
 from pipelines.windows import SECOND, Window
-from tests.conftest import NOW, World, due_windows, nothing_is_due, read_windows
+from tests.worlds import NOW, World, due_windows, nothing_is_due, read_windows
 
 READER = """
 import duckdb, sys

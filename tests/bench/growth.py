@@ -18,8 +18,8 @@ from pipelines.sandbox.server import Sandbox
 from pipelines.views import view_files
 from pipelines.warehouse import Warehouse
 from tests.bench.measure import OURS, Cost, measure, median, serving
-from tests.conftest import World
-from tests.conftest import serving as serving_at
+from tests.worlds import World
+from tests.worlds import serving as serving_at
 
 SYNC, VIEWS = (*OURS, "sync"), (*OURS, "views")
 _HOURLY = 5_000  # new attempts

@@ -19,7 +19,7 @@ from pipelines.sandbox.account import Account
 from pipelines.sandbox.sends import DAY
 from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Limits
-from tests.conftest import REPOSITORY
+from tests.worlds import REPOSITORY
 
 OURS = ("-m", "pipelines")
 REST_API = ("-m", "tests.bench.peers", "rest_api")

@@ -18,7 +18,7 @@ from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Faults, Limits
 from tests import crash, quarter
 from tests.bench.measure import OURS, measure
-from tests.conftest import as_columns, busiest, is_whole
+from tests.worlds import as_columns, busiest, is_whole
 
 
 def soak() -> Iterator[str]:
