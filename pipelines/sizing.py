@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 from itertools import pairwise
 from math import ceil
@@ -151,9 +151,9 @@ class Sizing:
         for window in windows:
             asked.append(self._pool.submit(self._count, window))
             if len(asked) > self._concurrency:
-                yield asked.popleft().result()
+                yield _heedful(asked.popleft())
         while asked:
-            yield asked.popleft().result()
+            yield _heedful(asked.popleft())
 
     def _count(self, window: Window) -> Slice:
         try:
@@ -178,6 +178,13 @@ class Sizing:
         if attempts is None:
             return Slice(window, None, MOST_PAGES)
         return Slice(window, attempts, max(1, ceil(attempts / self.client.page_size)))
+
+
+def _heedful(future: Future[Slice]) -> Slice:
+    """Its result. A signal that comes just before Python begins to wait does not end the wait."""
+    while not future.done():
+        wait([future], timeout=1)
+    return future.result()
 
 
 def _parts(piece: Slice, pages: float) -> list[Slice]:

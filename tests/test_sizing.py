@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -29,7 +31,7 @@ from pipelines.sizing import (
 from pipelines.sync import connect
 from pipelines.windows import Window
 from tests.clocks import Time
-from tests.worlds import NOW, World, due_windows
+from tests.worlds import NOW, PATIENT, World, due_windows
 
 MakeWorld = Callable[..., World]
 
@@ -305,3 +307,22 @@ def test_what_it_takes_to_read_slices(world: World) -> None:
         assert sizing.requests([]) == 0
         assert sizing.requests([uncounted, small, whole]) == 1 + 1 + MOST_PAGES
         assert sizing.requests([large, small]) == 2 * USUAL_PAGES + 3 + 4 + 1
+
+
+def test_a_signal_is_heeded_that_has_woken_nobody(world: World) -> None:
+    """As one is that comes just before Python begins to wait, or to another thread."""
+    heard, answer, waited = threading.Event(), world.sandbox.answer, []
+
+    def answering(path: str, *rest: object) -> str:
+        if not waited:
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+            waited.append(heard.wait(PATIENT))
+        return answer(path, *rest)  # type: ignore[arg-type]
+
+    world.sandbox.answer = answering  # type: ignore[method-assign]
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.set())
+    try:
+        assert slices_of(world)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert waited == [True]
