@@ -52,26 +52,27 @@ restore: .venv/ready ## start again from a backup of the published file: make re
 sandbox: .venv/ready ## serve a made-up account like Twilio would, on loopback
 	@$(BIN)/verify-sync sandbox $(ARGS)
 
-test: .venv/ready ## run the tests
+test: .venv/ready-dev ## run the tests
 	$(BIN)/pytest -n auto $(ARGS)
 
-test-long: .venv/ready ## run the long tests: months of syncs, many kills, more random examples
+test-long: .venv/ready-dev ## run the long tests: months of syncs, many kills, more random examples
 	$(BIN)/pytest -n auto --long $(ARGS)
 
-test-busy: .venv/ready ## run the tests while other processes take the cores and the disk cache
+test-busy: .venv/ready-dev ## run the tests while other processes take the cores and the disk cache
 	$(BIN)/python -m tests.busy $(BIN)/pytest -n auto $(ARGS)
 
-test-pythons: .venv/ready ## run the tests on each Python from 3.10 to 3.14 that is installed
+test-pythons: .venv/ready-dev ## run the tests on each Python from 3.10 to 3.14 that is installed
 	$(BIN)/nox -f tests/noxfile.py $(ARGS)
 
-lint: .venv/ready ## ruff, mypy, sqlfluff
+lint: .venv/ready-dev ## ruff, mypy, import-linter, sqlfluff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.14
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/sqlfluff lint sql --disable-progress-bar
 
-format: .venv/ready ## let ruff and sqlfluff repair what they can
+format: .venv/ready-dev ## let ruff and sqlfluff repair what they can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/sqlfluff fix sql --disable-progress-bar
@@ -79,26 +80,61 @@ format: .venv/ready ## let ruff and sqlfluff repair what they can
 bench: .venv/bench/ready ## measure beside dlt's rest_api and Twilio's own client, on the sandbox
 	$(BIN)/python -m tests.bench $(ARGS)
 
-lock: ## resolve requirements.lock anew from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.10 \
-		--no-annotate --no-header --no-emit-index-url --output-file requirements.lock
+lock: ## resolve the lock files anew from pyproject.toml (needs uv)
+	$(RESOLVE) --group build --output-file requirements.lock
+	$(RESOLVE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## remove .venv and caches; warehouses stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .nox
 
+RESOLVE := uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
+	--no-annotate --no-header --no-emit-index-url
+
 # Apart, because dlt imports pandas where it finds it: half a second and 50 MB in every process.
-.venv/bench/ready: requirements-bench.lock .venv/ready
+.venv/bench/ready: requirements-bench.lock .venv/ready-dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 		--target .venv/bench -r requirements-bench.lock
 	@touch $@
 
-.venv/ready: requirements.lock pyproject.toml
+# What lints and tests, beside what runs.
+.venv/ready-dev: requirements-dev.lock .venv/ready
+	$(call install,requirements-dev.lock)
+	@touch $@
+
+# A .venv of another place, or of a Python that is gone, is of no use: its scripts name both by their
+# whole paths. One that was never finished begins anew as well.
+MOVED := $(shell test ! -e .venv || { test -x $(BIN)/python && \
+	test "$$(cat .venv/ready 2>&1)" = "$$(pwd)"; } || echo moved)
+.PHONY: moved
+
+# What runs.
+.venv/ready: requirements.lock pyproject.toml $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || \
 		{ echo "verify-sync needs Python 3.10 to 3.14: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@$(PYTHON) -m venv .venv || \
-		{ echo "no venv module: install it first (Debian: apt install python3-venv)" >&2; exit 1; }
-	@echo "setting up .venv ..." >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(if $(MOVED),rm -rf .venv,:)
+	@test -d .venv || $(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo "no venv module: install it first (Debian: apt install python3-venv)" >&2; exit 1; }
+	$(call install,requirements.lock)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--no-build-isolation --editable .
-	@touch $@
+	@pwd > $@
+
+# pip, in one line that tells how far it is; where no terminal shows that, in one for ten packages.
+# Some registries have pip download each package as it is looked up, others all of them afterwards.
+define install
+	@{ $(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-input \
+		--progress-bar off -r $(1) 2>&1; echo "exit $$?"; } | { \
+	all=$$(grep -c == $(1)); found=0; got=0; \
+	tell() { if test -t 2; then printf '\r\033[Ksetting up .venv: %s' "$$2"; \
+		elif test $$(($$1 % 10)) -eq 0; then echo "setting up .venv: $$2"; fi; }; \
+	while IFS= read -r line; do case "$$line" in \
+		"Ignoring "*) all=$$((all - 1)) ;; \
+		"Collecting "*|"Processing "*|"Requirement already "*) found=$$((found + 1)); \
+			name=$${line%% (*}; name=$${name##*[ /]}; \
+			tell $$found "package $$found of $$all $${name%%[=-]*}" ;; \
+		"Downloading "*|"Using cached "*) got=$$((got + 1)); tell $$got "download $$got of $$all" ;; \
+		"Installing "*) tell 0 "unpacking $$all" ;; \
+		ERROR*|"WARNING: Retrying"*) echo "$$line" ;; \
+		"exit "*) test ! -t 2 || printf '\r\033[K'; exit $${line#exit } ;; \
+	esac; done; } >&2
+endef

@@ -1,4 +1,4 @@
-"""Failures a person can act on, and the one place that keeps secrets out of what is printed."""
+"""Failures of one clear line each, and `redact`, which keeps secrets out of it. Exits: __main__."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that end a run: at once while it reads, after the load package while it loads one."""
+"""Signals end a run: at once while it reads, after the load package while it loads one."""
 
 from __future__ import annotations
 

@@ -1,34 +1,34 @@
-"""Settings, read once from dlt's configuration (.dlt/*.toml, environment) and checked."""
+"""What a run can be told: names, defaults, checks. Where values are looked for: config."""
 
 from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from zoneinfo import ZoneInfo
 
-import dlt
-import duckdb
-from dlt.common.configuration.providers.toml import TomlProviderReadException
-
-from pipelines.client import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE, TIMEOUT
-from pipelines.credentials import PARTS, Credentials
+from pipelines.config import API, WAREHOUSE, prepare, read, read_secret
 from pipelines.errors import Misuse
-from pipelines.filters import LASTING, NO_FILTERS, Filters
-from pipelines.misspelt import API, WAREHOUSE, refuse_misspelt
-from pipelines.sizing import CONCURRENCY, default_concurrency
-from pipelines.transport import DEFAULT_BASE_URL, checked_base
-from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, SETTLED_AFTER
-
-_AGE = re.compile(r"(\d{1,7})\s*([smhd])")
-_KINDS = {int: "a whole number", float: "a number", list: "a list such as ['15m', '26h', '3d']"}
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-T = TypeVar("T")
+from pipelines.reading.defaults import (
+    CONCURRENCY,
+    DEFAULT_SCHEDULE,
+    SETTLED_AFTER,
+    default_concurrency,
+)
+from pipelines.text import length_of, typed
+from pipelines.twilio.credentials import PARTS, Credentials
+from pipelines.twilio.filters import LASTING, NO_FILTERS, Filters
+from pipelines.twilio.limits import (
+    DEFAULT_BASE_URL,
+    MAX_PAGE_SIZE,
+    REQUESTS_PER_MINUTE,
+    RETENTION,
+    TIMEOUT,
+)
 
 
 @dataclass(frozen=True)
@@ -74,57 +74,26 @@ class Settings:
         return self.directory / "requests.sqlite"
 
 
-def project_directory() -> Path:
-    """Where `.dlt` is looked for and relative paths begin: here, else the source checkout.
-
-    Here is not the home directory, where cron begins: the `.dlt` in that is dlt's, for everyone.
-    """
-    if "DLT_PROJECT_DIR" in os.environ:
-        return Path(os.environ["DLT_PROJECT_DIR"])
-    checkout = Path(__file__).resolve().parents[1]
-    is_here = Path(".dlt").is_dir() and not _is_home(Path.cwd())
-    elsewhere = not is_here and (checkout / ".dlt").is_dir()
-    return checkout if elsewhere else Path.cwd()
-
-
-def _is_home(folder: Path) -> bool:
-    with suppress(OSError, RuntimeError):  # there is none
-        return folder.samefile(Path.home())
-    return False
-
-
 def load_settings() -> Settings:
     """Reads and checks the configuration; raises Misuse naming the setting that is wrong."""
-    project = project_directory()
-    os.environ["DLT_PROJECT_DIR"] = str(project)  # dlt looks for .dlt where we do
-    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # Twilio is the only peer, wherever we run
-    # dlt's own log may quote a row; whatever fails reaches us as an exception, and is redacted.
-    os.environ.setdefault("RUNTIME__LOG_LEVEL", "CRITICAL")
-    try:
-        return _settings(project)
-    except TomlProviderReadException as error:
-        raise Misuse(" ".join(str(error).split())) from error
-
-
-def _settings(project: Path) -> Settings:
-    refuse_misspelt(_KNOWN)
-    fee = _read(WAREHOUSE, "verification_fee", str, "0.05")
-    per_minute = _whole("requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000)
+    project = prepare(_KNOWN)
+    fee = read(WAREHOUSE, "verification_fee", str, "0.05")
+    per_minute = _whole(API, "requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000)
     return Settings(
-        directory=_directory(project / _read(WAREHOUSE, "dir", str, "warehouse")),
+        directory=_directory(project / read(WAREHOUSE, "dir", str, "warehouse")),
         credentials=_credentials(),
-        base_url=checked_base(_read(API, "base_url", str, DEFAULT_BASE_URL)).geturl(),
-        page_size=_whole("page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
+        base_url=_base_url(read(API, "base_url", str, DEFAULT_BASE_URL)),
+        page_size=_whole(API, "page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
         requests_per_minute=per_minute,
-        concurrency=_whole("concurrency", default_concurrency(per_minute), 1, 64),
-        timeout=float(_whole("timeout", int(TIMEOUT), 1, 3600)),
-        give_up_after=_age(f"{API}.give_up_after", _read(API, "give_up_after", str, "10m")),
+        concurrency=_whole(API, "concurrency", default_concurrency(per_minute), 1, 64),
+        timeout=float(_whole(API, "timeout", int(TIMEOUT), 1, 3600)),
+        give_up_after=_age(f"{API}.give_up_after", read(API, "give_up_after", str, "10m")),
         filters=_filters(),
-        revisit_after=parse_schedule(_read(API, "revisit_after", list, None)),
-        publish_every=_publish_every(_read(WAREHOUSE, "publish_every", str, "0")),
+        revisit_after=parse_schedule(read(API, "revisit_after", list, None)),
+        publish_every=_publish_every(read(WAREHOUSE, "publish_every", str, "0")),
         verification_fee=_amount(fee),
-        fee_currency=_currency(_read(WAREHOUSE, "fee_currency", str, "USD")),
-        timezone=_timezone(_read(WAREHOUSE, "timezone", str, "UTC")),
+        fee_currency=_currency(read(WAREHOUSE, "fee_currency", str, "USD")),
+        timezone=_timezone(read(WAREHOUSE, "timezone", str, "UTC")),
         pumping=_pumping(),
     )
 
@@ -135,7 +104,7 @@ def require_credentials(settings: Settings) -> Credentials:
         raise Misuse(
             "no credentials: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN (or TWILIO_API_KEY and "
             "TWILIO_API_SECRET), or fill in .dlt/secrets.toml after .dlt/example.secrets.toml; "
-            "without an account, try `make demo`"
+            f"without an account, try `{typed('demo')}`"
         )
     return settings.credentials
 
@@ -155,14 +124,6 @@ def parse_schedule(ages: list[Any] | None) -> tuple[timedelta, ...]:
     return schedule
 
 
-def length_of(text: str) -> timedelta:
-    """A length of time such as 15m or 26h; raises ValueError for what is none."""
-    match = _AGE.fullmatch(text.strip())
-    if match is None or not int(match[1]):
-        raise ValueError(f"'{text}' is no length of time; write '90s', '15m', '26h' or '3d'")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
-
-
 def _age(name: str, text: str) -> timedelta:
     try:
         return length_of(text)
@@ -174,17 +135,12 @@ def _publish_every(text: str) -> timedelta:
     return timedelta() if text == "0" else _age(f"{WAREHOUSE}.publish_every", text)
 
 
-def _read(section: str, name: str, kind: type[T], default: T | None) -> Any:
-    """One setting by its full name only: `COUNTRY=US` in the environment is not ours to read."""
-    try:
-        value = dlt.config.get(f"{section}.{name}", kind)
-    except ValueError:
-        given: Any = dlt.config.get(f"{section}.{name}")
-        what = _KINDS.get(kind, kind.__name__)
-        raise Misuse(f"{section}.{name}: '{given}' is not {what}") from None
-    if value == "":
-        raise Misuse(f"{section}.{name}: empty; leave it out for its default")
-    return default if value is None else value
+def _base_url(url: str) -> str:
+    if url == DEFAULT_BASE_URL:
+        return url
+    from pipelines.twilio.transport import checked_base
+
+    return checked_base(url).geturl()
 
 
 def _directory(path: Path) -> Path:
@@ -193,10 +149,10 @@ def _directory(path: Path) -> Path:
     return path
 
 
-def _whole(name: str, default: int, low: int, high: int) -> int:
-    value: int = _read(API, name, int, default)
+def _whole(section: str, name: str, default: int, low: int, high: int) -> int:
+    value: int = read(section, name, int, default)
     if not low <= value <= high:
-        raise Misuse(f"{API}.{name}: {value} is not between {low} and {high}")
+        raise Misuse(f"{section}.{name}: {value} is not between {low} and {high}")
     return value
 
 
@@ -218,10 +174,13 @@ def _currency(code: str) -> str:
 
 def _timezone(name: str) -> str:
     """A zone that DuckDB knows as well, which has fewer."""
+    if name == "UTC":
+        return name
+    import duckdb
+
     try:
         ZoneInfo(name)
-        if name != "UTC":
-            duckdb.connect().execute("select timezone(?, now())", [name])
+        duckdb.connect().execute("select timezone(?, now())", [name])
     except (KeyError, ValueError, OSError, duckdb.Error):
         raise Misuse(f"{WAREHOUSE}.timezone: '{name}' is not an IANA zone such as UTC") from None
     return name
@@ -231,7 +190,7 @@ def _pumping() -> Pumping:
     """Counts from 1, a part from 0 to 1, a score from 0."""
     found = {}
     for name, usual in asdict(Pumping()).items():
-        number = _read(WAREHOUSE, f"pumping_{name}", type(usual), usual)
+        number = read(WAREHOUSE, f"pumping_{name}", type(usual), usual)
         low, high = (1, 10**6) if isinstance(usual, int) else (0, 1 if name == "rate" else 100)
         if not low <= number <= high:
             raise Misuse(f"{WAREHOUSE}.pumping_{name}: {number} is not from {low} to {high}")
@@ -241,7 +200,7 @@ def _pumping() -> Pumping:
 
 def _filters() -> Filters:
     names = {name: f"{API}.{name}" for name in (*LASTING, "status")}
-    given = {name: _read(API, name, str, None) for name in names}
+    given = {name: read(API, name, str, None) for name in names}
     return Filters.lasting({name: text for name, text in given.items() if text is not None}, names)
 
 
@@ -252,7 +211,7 @@ def _credentials() -> Credentials | None:
         variable = f"TWILIO_{part.upper()}"
         found[part], names[part] = os.environ.get(variable), variable
         if not found[part]:
-            found[part] = dlt.secrets.get(f"{API}.{part}", str)
+            found[part] = read_secret(API, part)
             names[part] = f"{API}.{part}" if found[part] else variable
     return Credentials.of(**found, names=names) if any(found.values()) else None
 

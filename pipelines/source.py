@@ -1,120 +1,43 @@
-"""The dlt source: Twilio Verify's attempts and the record of which windows were read.
+"""The dlt source, for anyone's pipeline and for ours. Files, runs and views: warehouse.
 
-`twilio_verify` is for anyone's own pipeline; verify-sync itself loads with `loaded`, the same
-resources fed with slices that are already complete.
+`twilio_verify` is for anyone's own pipeline. verify-sync itself loads with `package_source`: the
+same resources, fed with slices that are already complete.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, cast
+from typing import Any
 
 import dlt
 import pyarrow as pa
 from dlt.common.configuration import configspec
 from dlt.common.configuration.specs import BaseConfiguration
-from dlt.common.data_types import TDataType
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
-from dlt.common.schema.typing import TColumnSchema, TTableSchemaColumns
 from dlt.common.typing import TSecretStrValue
 from dlt.extract import DltResource
 
-from pipelines.client import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE, TIMEOUT, Client
-from pipelines.clock import Clock
-from pipelines.credentials import Credentials
-from pipelines.decode import SCHEMA
 from pipelines.errors import Misuse
-from pipelines.filters import Filters
-from pipelines.pacing import Pacer
-from pipelines.reading import Package, packages
-from pipelines.sizing import Sizing, default_concurrency
-from pipelines.transport import DEFAULT_BASE_URL
-from pipelines.windows import (
-    DEFAULT_SCHEDULE,
+from pipelines.reading.defaults import DEFAULT_SCHEDULE, default_concurrency
+from pipelines.reading.package import Package
+from pipelines.reading.raw_tables import TABLES, attempts_columns, rate_sql, windows_read_sql
+from pipelines.reading.sizing import Sizing
+from pipelines.reading.slices import batches
+from pipelines.reading.windows import Window, WindowsRead, plan
+from pipelines.twilio.client import Client
+from pipelines.twilio.clock import Clock
+from pipelines.twilio.credentials import Credentials
+from pipelines.twilio.filters import Filters
+from pipelines.twilio.limits import (
+    DEFAULT_BASE_URL,
+    MAX_PAGE_SIZE,
+    REQUESTS_PER_MINUTE,
     RETENTION,
     SECOND,
-    Window,
-    WindowsRead,
-    plan,
+    TIMEOUT,
 )
-
-
-def _columns(required: str = "", **names_by_type: str) -> TTableSchemaColumns:
-    """Column hints from names by dlt's data type; `required` ones are never null."""
-    return {
-        name: TColumnSchema(
-            name=name, data_type=cast(TDataType, kind), nullable=name not in required.split()
-        )
-        for kind, names in names_by_type.items()
-        for name in names.split()
-    }
-
-
-def _attempts_columns() -> TTableSchemaColumns:
-    """As `decode.SCHEMA` has them, in its order: then a page is loaded without being rewritten."""
-    columns: TTableSchemaColumns = {}
-    for field in SCHEMA:
-        kind = "timestamp" if pa.types.is_timestamp(field.type) else "text"
-        columns |= _columns(required="sid date_created read_at", **{kind: field.name})
-    columns["sid"]["primary_key"] = True
-    columns["extra"]["data_type"] = "json"
-    columns["read_at"]["dedup_sort"] = "desc"  # of doubles in one load the last read stays
-    return columns
-
-
-# All raw tables but attempts: they exist from the first run on, whether or not it fills them.
-TABLES: dict[str, TTableSchemaColumns] = {
-    "windows_read": _columns(
-        text="account_sid filters_hash",
-        timestamp="created_after created_before read_at",
-        bigint="attempts pages",
-        required="account_sid filters_hash created_after created_before read_at",
-    ),
-    "sync_runs": _columns(
-        text="run_id command outcome error",
-        timestamp="started_at finished_at",
-        bigint="windows requests retries throttled attempts_read attempts_new rejected",
-        required="run_id command started_at",
-    ),
-    "reconciliations": _columns(
-        text="run_id filters_hash outcome",
-        timestamp="created_after created_before reconciled_at",
-        bigint="api_attempts api_converted api_unconverted attempts converted unconverted",
-        bool="conversions_judged",
-        required="created_after created_before reconciled_at",
-    ),
-    "rejected_attempts": _columns(
-        text="reason attempt", timestamp="read_at", required="reason attempt read_at"
-    ),
-}
-
-
-def windows_read_sql(account_sid: str, filters_hash: str, since: datetime, schema: str = "") -> str:
-    """Windows that count: their load package is complete, and they reach past `since`.
-
-    `schema` qualifies the tables (`twilio_verify.`) where the connection does not.
-    """
-    return f"""
-        select created_after, created_before, read_at
-        from {schema}windows_read
-        where account_sid = '{account_sid}' and filters_hash = '{filters_hash}'
-            and created_before > timestamptz '{since.isoformat()}'
-            and _dlt_load_id in (select load_id from {schema}_dlt_loads where status = 0)
-    """
-
-
-def rate_sql(filters_hash: str, since: datetime, schema: str = "") -> str:
-    """The most attempts a second that a window has which reaches past `since`; null for none."""
-    return f"""
-        select max(
-            attempts / (extract(epoch from created_before) - extract(epoch from created_after))
-        )
-        from {schema}windows_read
-        where filters_hash = '{filters_hash}' and created_before > timestamptz '{since.isoformat()}'
-            and created_before > created_after
-    """
-
+from pipelines.twilio.pacing import Pacer
 
 # Not upsert: within one load it does not remove doubles, which the API does deliver.
 _MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
@@ -133,7 +56,7 @@ def _resources(
 
     @dlt.transformer(
         data_from=all_packages,
-        columns=_attempts_columns(),
+        columns=attempts_columns(),
         write_disposition=merge,
         file_format="parquet",
     )
@@ -170,7 +93,9 @@ def _resources(
 
 
 @dlt.source(name="twilio_verify", section="twilio_verify", max_table_nesting=0)
-def loaded(package: Package, materialize: bool = True, new: bool = False) -> list[DltResource]:
+def package_source(
+    package: Package, materialize: bool = True, new: bool = False
+) -> list[DltResource]:
     """One load package. `materialize` creates the tables that later commands fill. If its attempts
     are `new`, that is if none of them is stored, they are appended at half the cost."""
     return _resources(iter([package]), materialize, _APPEND if new else _MERGE_EACH_ONCE)
@@ -236,7 +161,7 @@ def twilio_verify(
             Sizing(client, chosen, chains, rate) as sizing,
         ):
             slices = sizing.cut(sizing.measured(due))
-            yield from map(Package.of, packages(client, slices, chosen, chains))
+            yield from map(Package.of, batches(client, slices, chosen, chains))
 
     return _resources(groups(), materialize=True)
 

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from pipelines import clock, pacing, retries, runs, sync, transport
-from pipelines.pacing import Pacer
 from pipelines.sandbox import server
+from pipelines.twilio import clock, pacing, retries, transport
+from pipelines.twilio.pacing import Pacer
+from pipelines.warehouse import runs, session
 
 Change = Callable[[Any, str, Any], None]
 # What a run's present, its length and the age of an answer are told by.
-OF_A_RUN = (clock, runs, sync, transport)
+OF_A_RUN = (clock, runs, session, transport)
 _BEGAN = 1_800_000_000.0
 
 

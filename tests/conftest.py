@@ -20,7 +20,7 @@ import pytest
 from pipelines import errors
 from tests import nursery
 from tests.clocks import OF_A_RUN, Time
-from tests.given import apply_views
+from tests.sql.given import apply_views
 from tests.worlds import (
     REPOSITORY,
     World,

@@ -27,23 +27,23 @@ from typing import Any
 import dlt
 from dlt.destinations.job_client_impl import SqlLoadJob
 
-from pipelines import lock
 from pipelines.__main__ import entry, main
 from pipelines.interrupt import INTERRUPTED
-from pipelines.transport import Transport
-from pipelines.warehouse import Warehouse
+from pipelines.twilio.transport import Transport
+from pipelines.warehouse import lock, session
+from pipelines.warehouse.publishing import Publisher
 from tests.clocks import OF_A_RUN, Time
 from tests.worlds import PATIENT, Row, World, nothing_is_due, run_in_process, serving, slice_small
 
 # Where a run is, by the function that it is in; in the order in which it gets there.
-PHASES: dict[str, tuple[type, str]] = {
+PHASES: dict[str, tuple[Any, str]] = {
     "paging": (Transport, "get"),
     "writing": (dlt.Pipeline, "extract"),
     "normalising": (dlt.Pipeline, "normalize"),
     "loading": (dlt.Pipeline, "load"),
     "merging": (SqlLoadJob, "run"),
-    "applying views": (Warehouse, "apply_views"),
-    "publishing": (Warehouse, "publish"),
+    "applying views": (session, "apply_views"),
+    "publishing": (Publisher, "publish"),
 }
 SENT = "signalled\n"
 

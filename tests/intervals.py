@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.client import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE
-from pipelines.sizing import Sizing, Slice
-from pipelines.sync import limit_seconds
-from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, SECOND, Window, WindowsRead, plan
+from pipelines.commands.sync import limit_seconds
+from pipelines.reading.defaults import DEFAULT_SCHEDULE
+from pipelines.reading.sizing import Sizing, Slice
+from pipelines.reading.windows import Window, WindowsRead, plan
+from pipelines.twilio.limits import MAX_PAGE_SIZE, REQUESTS_PER_MINUTE, RETENTION, SECOND
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)  # attempts a day, evenly spread
 INTERVALS = {

@@ -36,7 +36,7 @@ FOUND = [version for version in PYTHONS if shutil.which(f"python{version}")]
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """One session a version; nox's last lines are a table of them."""
-    session.install("--quiet", "-r", str(REPOSITORY / "requirements.lock"))
+    session.install("--quiet", "-r", str(REPOSITORY / "requirements-dev.lock"))
     session.install("--quiet", "--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
     session.chdir(REPOSITORY)
     session.run("python", "--version")

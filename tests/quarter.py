@@ -27,14 +27,16 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.__main__ import main
-from pipelines.decode import decode
+from pipelines.reading.defaults import DEFAULT_SCHEDULE
+from pipelines.reading.sizing import may_exceed_slice
+from pipelines.reading.windows import Window, WindowsRead, plan
 from pipelines.sandbox.account import Account, Block
 from pipelines.sandbox.render import Renderer
 from pipelines.sandbox.sends import DAY
 from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Switches
-from pipelines.sizing import may_exceed_slice
-from pipelines.windows import DEFAULT_SCHEDULE, RETENTION, Window, WindowsRead, plan
+from pipelines.twilio.decode import decode
+from pipelines.twilio.limits import RETENTION
 from tests.worlds import as_columns, environment_of, serving
 
 START = datetime(2026, 8, 24, tzinfo=timezone.utc)

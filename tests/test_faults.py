@@ -17,14 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import pacing, retries
 from pipelines.__main__ import main
+from pipelines.commands.sync import sync
+from pipelines.reading.windows import Window
 from pipelines.sandbox.api import Refusal
 from pipelines.sandbox.faults import _ODD, KINDS
 from pipelines.sandbox.server import Request
 from pipelines.sandbox.switches import Limits
-from pipelines.sync import sync
-from pipelines.windows import RETENTION, SECOND, Window
+from pipelines.twilio import pacing, retries
+from pipelines.twilio.limits import RETENTION, SECOND
 from tests import nursery
 from tests.clocks import Time
 from tests.worlds import NOW, PATIENT, World, busiest, due_windows, environment_of, slice_small

@@ -13,7 +13,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from pipelines.windows import DEFAULT_SCHEDULE, SETTLED_AFTER, WindowsRead, plan
+from pipelines.reading.defaults import DEFAULT_SCHEDULE, SETTLED_AFTER
+from pipelines.reading.windows import WindowsRead, plan
 from tests.quarter import LOOKBACKS, SCHEDULES, Planned, Quarter, by_pipeline, latest, table
 from tests.quarter import looked_back as look_back
 from tests.worlds import REPOSITORY

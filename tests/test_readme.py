@@ -14,7 +14,7 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
-from pipelines.views import view_files
+from pipelines.warehouse.views import view_files
 from tests.worlds import PACELESS, PATIENT, REPOSITORY, UNLIMITED, World
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -49,7 +49,8 @@ def installed(make_world: MakeWorld, tmp_path: Path) -> World:
     script.parent.mkdir(parents=True)
     script.write_text(SCRIPT.format(python=sys.executable, place=str(place)))
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    (place / ".venv" / "ready").touch()
+    (script.parent / "python").symlink_to(sys.executable)
+    (place / ".venv" / "ready").write_text(f"{place}\n")
     (place / ".dlt").mkdir()
     (place / ".dlt" / "config.toml").write_text(
         f'[sources.twilio_verify]\nbase_url = "{world.sandbox.url}"\n'

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.long
 
 # Two syncs of processes of their own, of which one waits for an answer until the other has ended.
 BUSY = (
-    "tests/test_lock.py::test_two_syncs_at_once_leave_one_winner_one_refusal_and_a_right_warehouse"
+    "tests/warehouse/test_lock.py::"
+    "test_two_syncs_at_once_leave_one_winner_one_refusal_and_a_right_warehouse"
 )
 
 

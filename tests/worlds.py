@@ -16,23 +16,26 @@ from typing import Any
 import duckdb
 import pytest
 
-from pipelines import reading, sizing
 from pipelines.__main__ import main
-from pipelines.client import Client
-from pipelines.clock import Clock
-from pipelines.credentials import Credentials
-from pipelines.decode import SCHEMA
-from pipelines.reading import packages
-from pipelines.runs import Run
+from pipelines.commands.sync import sync
+from pipelines.reading import sizing, slices
+from pipelines.reading.package import SliceRead
+from pipelines.reading.sizing import Slice
+from pipelines.reading.slices import batches
+from pipelines.reading.windows import LAST_CALL, Window, plan
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
 from pipelines.sandbox.switches import Faults, Limits, Switches
 from pipelines.settings import Settings
-from pipelines.sizing import Slice
-from pipelines.sync import connect, sync, windows_read
-from pipelines.views import create_raw
-from pipelines.warehouse import Warehouse
-from pipelines.windows import LAST_CALL, RETENTION, Window, plan
+from pipelines.twilio.client import Client
+from pipelines.twilio.clock import Clock
+from pipelines.twilio.columns import ATTEMPTS
+from pipelines.twilio.credentials import Credentials
+from pipelines.twilio.limits import RETENTION
+from pipelines.warehouse.folder import Warehouse
+from pipelines.warehouse.ingest import connect, windows_read
+from pipelines.warehouse.runs import Run
+from pipelines.warehouse.tables import create_raw
 from tests import nursery
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -48,7 +51,7 @@ NESTED = {
                      "code_length", "locale", "mcc", "mnc", "carrier"),
 }  # fmt: skip
 Row = dict[str, Any]
-Reads = list[reading.SliceRead]
+Reads = list[SliceRead]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -134,9 +137,9 @@ def slice_small(change: Callable[[Any, str, int], None] = setattr) -> None:
     for module, name, value in (
         (sizing, "MOST_PAGES", 2),
         (sizing, "USUAL_PAGES", 1),
-        (reading, "MOST_PAGES", 2),
-        (reading, "USUAL_PAGES", 1),
-        (reading, "ENOUGH_PAGES", 4),
+        (slices, "MOST_PAGES", 2),
+        (slices, "USUAL_PAGES", 1),
+        (slices, "ENOUGH_PAGES", 4),
     ):
         change(module, name, value)
 
@@ -144,13 +147,13 @@ def slice_small(change: Callable[[Any, str, int], None] = setattr) -> None:
 def read_windows(world: World, windows: Iterable[Window], client: Client | None = None) -> Reads:
     """Each as one slice."""
     client = client or connect(world.settings, Clock(world.now))
-    groups = packages(client, (Slice(window, None, 1) for window in windows))
+    groups = batches(client, (Slice(window, None, 1) for window in windows))
     return [read for group in groups for read in group]
 
 
 def due_windows(world: World) -> list[Window]:
     """What a sync would read."""
-    read = windows_read(Warehouse(world.settings), world.settings, world.now)
+    read = windows_read(Warehouse(world.settings), world.now)
     return plan(read, world.settings.revisit_after, world.now)
 
 
@@ -263,5 +266,5 @@ def in_memory() -> Iterator[duckdb.DuckDBPyConnection]:
     """The raw tables as a sync would make them, empty."""
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
-        create_raw(connection, SCHEMA.empty_table())
+        create_raw(connection, ATTEMPTS.empty_table())
         yield connection

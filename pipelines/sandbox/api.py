@@ -1,4 +1,4 @@
-"""The three endpoints: from a path and its parameters to a body or a refusal."""
+"""The three endpoints: path and parameters in, body or refusal out. HTTP itself: server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong, made to go wrong: answers that fail, chains that mislead, odd rows."""
+"""Faults on demand: answers that fail, chains that mislead, odd rows. Switched on by: switches."""
 
 from __future__ import annotations
 

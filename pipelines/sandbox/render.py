@@ -1,4 +1,4 @@
-"""Attempts as the API's JSON, as they are at an instant."""
+"""Attempts as the API's JSON at an instant. What becomes of them: sends."""
 
 from __future__ import annotations
 

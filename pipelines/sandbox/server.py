@@ -1,4 +1,4 @@
-"""The sandbox over HTTP, on loopback only: credentials, rate limit, headers, a log of requests."""
+"""The sandbox over HTTP, on loopback only: credentials, rate limit, log. Answers: api."""
 
 from __future__ import annotations
 

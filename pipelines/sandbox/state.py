@@ -1,4 +1,4 @@
-"""Which attempts a request sees: filters, retention and visibility at an instant."""
+"""Which attempts a request sees: filters, retention, visibility. How they look: render."""
 
 from __future__ import annotations
 

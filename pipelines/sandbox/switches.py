@@ -1,4 +1,4 @@
-"""How the sandbox behaves: answers to what the documentation leaves open, limits, faults."""
+"""The sandbox's options: open questions of the API, limits, faults. Nothing acts on them here."""
 
 from __future__ import annotations
 

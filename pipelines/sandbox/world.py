@@ -1,4 +1,4 @@
-"""The facts the sandbox's account is drawn from: countries, carriers, prices, habits.
+"""Facts that the account is drawn from: countries, carriers, prices, habits. Drawing: sends.
 
 Network codes are those of ITU E.212; prices are plausible US dollars a send, in millionths.
 """

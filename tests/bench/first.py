@@ -15,8 +15,8 @@ from pathlib import Path
 import orjson
 import requests
 
+from pipelines.reading.defaults import default_concurrency
 from pipelines.sandbox.server import Sandbox
-from pipelines.sizing import default_concurrency
 from tests.bench.measure import (
     OFFICIAL,
     OURS,

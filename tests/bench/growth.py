@@ -12,11 +12,11 @@ from pathlib import Path
 
 import duckdb
 
-from pipelines.decode import REJECTED, SCHEMA
-from pipelines.reading import Package
+from pipelines.reading.package import Package
 from pipelines.sandbox.server import Sandbox
-from pipelines.views import view_files
-from pipelines.warehouse import Warehouse
+from pipelines.twilio.columns import ATTEMPTS, REJECTED
+from pipelines.warehouse.folder import Warehouse
+from pipelines.warehouse.views import view_files
 from tests.bench.measure import OURS, Cost, measure, median, serving
 from tests.worlds import World
 from tests.worlds import serving as serving_at
@@ -159,7 +159,7 @@ def merging(syncs: int = 1_000) -> Iterator[str]:
 def _afresh(world: World, folder: Path) -> tuple[float, int]:
     """Megabytes of the run's own file after one load of all that is published, and its rows."""
     with duckdb.connect(str(world.settings.published), read_only=True) as connection:
-        attempts = connection.sql("from twilio_verify.attempts").to_arrow_table().cast(SCHEMA)
+        attempts = connection.sql("from twilio_verify.attempts").to_arrow_table().cast(ATTEMPTS)
     warehouse = Warehouse(replace(world.settings, directory=folder))
     with warehouse.opened():
         warehouse.loader.load(Package(attempts, REJECTED.empty_table()))

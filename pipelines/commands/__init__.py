@@ -1,0 +1,46 @@
+"""The command line: one module a command, found by its file. Modules with `_`: what they share.
+
+A command's docstring is its help, `add_arguments(parser)` its options, `run(arguments, settings,
+now)` what it does and prints. It imports in there what that needs: nobody waits for dlt to read
+the help, or to hear of a mistyped option.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pkgutil
+from importlib import import_module
+
+from pipelines import release
+from pipelines.commands._arguments import TEXT, Parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the whole command line. It leaves the chosen command's function in `run`."""
+    whole = Parser(
+        prog="verify-sync",
+        description="A complete, settled copy of Twilio Verify's attempts in DuckDB.",
+    )
+    whole.add_argument("--version", action=_Version, nargs=0, help="print the release and exit")
+    adding = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in pkgutil.iter_modules(__path__):
+        if not module.name.startswith("_"):
+            _add(adding, module.name)
+    return whole
+
+
+def _add(adding: argparse._SubParsersAction[Parser], name: str) -> None:
+    command = import_module(f"{__name__}.{name}")
+    summary = (command.__doc__ or "").partition("\n")[0].rstrip(".")
+    options = adding.add_parser(name, help=summary, description=summary)
+    options.add_argument("--debug", action="store_true", help="show tracebacks")
+    options.set_defaults(run=command.run, quiet=False, log_format=TEXT, wait=0.0)
+    command.add_arguments(options)
+
+
+class _Version(argparse.Action):
+    """Not argparse's own, which would look the release up for every command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"verify-sync {release()}")
+        parser.exit()

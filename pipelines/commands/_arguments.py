@@ -1,0 +1,96 @@
+"""Options that several commands have, and types of values. One command's own: its module."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any, NoReturn
+
+from pipelines.errors import Misuse, masked
+
+TEXT, JSON = "text", "json"
+FORMATS = ("table", "csv", "json")  # of answers to a query
+_AGO = re.compile(r"(\d{1,4}) (minute|hour|day|week)s? ago")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, but what was typed is not repeated where it may be a phone number."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(masked(message))
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Of a command that works in a warehouse, one run at a time."""
+    parser.add_argument(
+        "--wait",
+        type=between(float, 0, 86_400),
+        metavar="SECONDS",
+        help="how long to wait for another run on the same warehouse (default: 0)",
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="print nothing when all is well, for cron"
+    )
+    parser.add_argument(
+        "--log-format", choices=(TEXT, JSON), help="json: an object a line, for machines"
+    )
+
+
+def add_window(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    parser.add_argument(
+        "--after",
+        help=f"{prefix}created after: a date or a date and time (UTC unless it says otherwise), "
+        "today, yesterday, '6 hours ago', '2 days ago', '1 week ago'",
+    )
+    parser.add_argument("--before", help="created before, likewise (default: now)")
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=FORMATS, default="table")
+
+
+def instant(text: str | None, now: datetime, option: str) -> datetime | None:
+    """An ISO date or date and time (UTC unless it says otherwise), `yesterday`, `2 days ago`.
+
+    Raises Misuse for what is none.
+    """
+    if text is None:
+        return None
+    plain = text.strip().lower()
+    days = {"today": 0, "yesterday": 1}
+    if plain in days:
+        midnight = now.astimezone(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+        return midnight - timedelta(days=days[plain])
+    ago, parsed = _AGO.fullmatch(plain), None
+    try:
+        if ago:
+            return now - timedelta(**{ago[2] + "s": int(ago[1])})
+        if re.match(r"20\d\d-\d\d-\d\d", plain):  # a mere time would be another one tomorrow
+            import pendulum
+
+            parsed = pendulum.parse(text.strip(), tz="UTC")
+    except (ValueError, TypeError, OverflowError):
+        pass
+    if not isinstance(parsed, datetime):
+        raise Misuse(
+            f"{option}: '{masked(text)}' is no time; write 2026-11-23, 2026-11-23T08:00:00-05:00, "
+            "today, yesterday, '6 hours ago' or '2 days ago'"
+        )
+    return datetime.fromtimestamp(parsed.timestamp(), timezone.utc)  # pendulum's own zones differ
+
+
+def between(kind: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
+    """An argument type: a number from `low` to `high`."""
+
+    def checked(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = None
+        if number is None or not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {low:,} to {high:,}")
+        return number
+
+    return checked

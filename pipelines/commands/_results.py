@@ -1,0 +1,82 @@
+"""Runs SQL and prints the answer as table, csv or json. Opening the file: warehouse.published."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+
+import duckdb
+
+from pipelines.errors import Failure, Misuse
+from pipelines.warehouse.published import brief
+
+_ROWS = 200  # a table shows no more; csv and json show everything
+_AS_JSON = (bool, list, tuple, dict, timedelta)  # in a field of csv
+_WIDE = 100_000  # characters: away from a terminal no column is left out
+
+
+def run_query(connection: duckdb.DuckDBPyConnection, query: str, style: str) -> None:
+    """Prints the answer to each statement. Raises Misuse for SQL that makes no sense."""
+    try:
+        for statement in connection.extract_statements(query):
+            if style == "table":
+                _print_table(connection.sql(_bare(statement.query)))
+                continue
+            answer = connection.execute(statement)
+            names = [column[0] for column in answer.description or ()]
+            rows = iter(answer.fetchone, None)
+            _print_csv(names, rows) if style == "csv" else _print_json(names, rows)
+    except duckdb.ProgrammingError as error:
+        raise Misuse(brief(error)) from error
+    except duckdb.Error as error:
+        raise Failure(brief(error)) from error
+
+
+def _bare(statement: str) -> str:
+    """A statement without its `;` and what follows it, which a relation cannot be made of."""
+    text = statement.encode()  # the tokenizer counts bytes
+    ends = [at for at, _ in duckdb.tokenize(statement) if text[at : at + 1] == b";"]
+    return text[: ends[-1]].decode() if ends else statement
+
+
+def _print_table(answer: duckdb.DuckDBPyRelation | None) -> None:
+    if answer is not None:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE
+        answer.show(max_rows=_ROWS, max_width=width)
+
+
+def _print_csv(names: list[str], rows: Iterator[tuple[object, ...]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow(
+            json.dumps(_plain(value)) if isinstance(value, _AS_JSON) else value for value in row
+        )
+
+
+def _print_json(names: list[str], rows: Iterator[tuple[object, ...]]) -> None:
+    """An array of objects; amounts as text, so that they stay exact; no number, no value."""
+    if len(set(names)) < len(names):
+        raise Misuse("two columns have the same name, which JSON cannot tell apart: rename one")
+    lines = (json.dumps(dict(zip(names, map(_plain, row), strict=True))) for row in rows)
+    print("[" + ",\n".join(lines) + "]")
+
+
+def _plain(value: object) -> object:
+    """What JSON has a form for. Lengths of time in seconds, as `export` has them."""
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(of) for key, of in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(of) for of in value]
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, (date, datetime)):
+        return value.isoformat()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

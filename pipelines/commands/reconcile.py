@@ -1,0 +1,102 @@
+"""Compare each day with Twilio's own totals; read again what differs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from pipelines.commands._arguments import TEXT, add_run, between
+from pipelines.commands._output import cost, tell, what_was_published
+from pipelines.errors import Failure, Misuse
+from pipelines.text import counted
+from pipelines.twilio.limits import RETENTION
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+    from pipelines.warehouse.reconciliation import Comparison
+    from pipelines.warehouse.runs import Run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument(
+        "--days",
+        type=between(int, 1, RETENTION.days),
+        default=RETENTION.days,
+        help="the last so many whole days, and today so far (default: 30, all that Twilio has)",
+    )
+
+
+def run(arguments: argparse.Namespace, settings: Settings, now: datetime) -> None:
+    from pipelines.warehouse.reconciliation import differing
+
+    done, comparisons = reconcile(settings, arguments.days, now, arguments.wait)
+    differ = differing(comparisons)
+    if arguments.log_format == TEXT and (differ or not arguments.quiet):
+        print("\n".join(table(comparisons)))
+    days = counted(len({comparison.window for comparison in comparisons}), "day")
+    result = f"compared {days} with {cost(done)}; {what_was_published(settings, done)}"
+    tell(arguments, result, done)
+    if differ:
+        raise Failure(done.error or "")
+
+
+def reconcile(
+    settings: Settings, days: int, now: datetime, wait: float = 0.0
+) -> tuple[Run, list[Comparison]]:
+    """Compares the last so many whole UTC days, and today as far as it was read, with one Summary
+    each; reads again those that differ, and compares them once more.
+
+    Every comparison is kept in `reconciliations`. Where one differs in the end, `error` of the run
+    says so. Raises Misuse for filters that the Summary lacks, Failure before the first sync.
+    """
+    from pipelines.twilio.clock import Clock
+    from pipelines.warehouse.folder import Warehouse
+    from pipelines.warehouse.ingest import connect
+    from pipelines.warehouse.reconciliation import compared, differing, windows_of
+    from pipelines.warehouse.runs import FAILED, Run
+    from pipelines.warehouse.session import finish, session
+    from pipelines.warehouse.views import apply_views
+
+    if not settings.filters.are_summarised:
+        raise Misuse(
+            "Twilio's totals cannot be had by `to` or `verification_sid`, which the configuration "
+            "filters by: there is nothing to compare with"
+        )
+    warehouse = Warehouse(settings, Run("reconcile", now, wait))
+    found: list[Comparison] = []
+    with session(warehouse), connect(settings, Clock(warehouse.run.now), warehouse.run) as client:
+        now = warehouse.run.now
+        windows = windows_of(warehouse, days, now)
+        apply_views(warehouse.database, settings)  # an older release's may count otherwise
+        for window in windows:
+            found += compared(warehouse, client, window)
+        differ = differing(found)
+        if differ:
+            named = ", ".join(comparison.day for comparison in differ)
+            warehouse.run.end(
+                FAILED,
+                f"{counted(len(differ), 'day')} still not as Twilio counts, though read again: "
+                f"{named}; run it again later, and if it stays so, report it to Twilio",
+            )
+        finish(warehouse, now)
+    return warehouse.run, found
+
+
+def table(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """A line for each."""
+    heads = ("attempts", "Twilio's", "converted", "Twilio's", "unconverted", "Twilio's")
+    yield f"{'day':22}" + "".join(f"{head:>12}" for head in heads)
+    for comparison in comparisons:
+        pairs = zip(comparison.held.day, comparison.api, strict=True)
+        numbers = "".join(f"{number:12,}" for pair in pairs for number in pair)
+        yield f"{comparison.day:22}{numbers}  {_verdict(comparison)}"
+
+
+def _verdict(comparison: Comparison) -> str:
+    if not comparison.agrees:
+        return "still differs" if comparison.is_second else "differs, so it was read again"
+    still = "" if comparison.conversions_judged else "; conversions may still change"
+    return f"agrees{still}"

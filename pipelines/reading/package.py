@@ -1,0 +1,71 @@
+"""Slices that were read, and load packages made of them. Loading: warehouse.loading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.reading.windows import Window
+
+
+@dataclass(frozen=True)
+class SliceRead:
+    """A slice paged to the end of its chain: `attempts` are all its rows, as `columns.ATTEMPTS`."""
+
+    account_sid: str
+    filters_hash: str
+    window: Window
+    read_at: datetime  # of the first request, or shortly before it
+    attempts: pa.Table
+    rejected: pa.Table
+    pages: int
+
+    def record(self) -> dict[str, object]:
+        """Its row in `windows_read`."""
+        return {
+            "account_sid": self.account_sid,
+            "filters_hash": self.filters_hash,
+            "created_after": self.window.after,
+            "created_before": self.window.before,
+            "read_at": self.read_at,
+            "attempts": self.attempts.num_rows,
+            "pages": self.pages,
+        }
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is loaded together: attempts, each once, and the windows of which they are all."""
+
+    attempts: pa.Table
+    rejected: pa.Table
+    windows_read: Sequence[dict[str, object]] = ()
+
+    @classmethod
+    def of(cls, reads: Sequence[SliceRead]) -> Package:
+        # A table a package, not a page: what dlt does for each costs more than a page's rows.
+        return cls(
+            latest(pa.concat_tables([read.attempts for read in reads])),
+            pa.concat_tables([read.rejected for read in reads]),
+            [read.record() for read in reads],
+        )
+
+    def without(self, sids: Sequence[str]) -> Package:
+        if not sids:
+            return self
+        others = pc.invert(pc.is_in(self.attempts["sid"], pa.array(sids, pa.string())))
+        return replace(self, attempts=self.attempts.filter(others))
+
+
+def latest(attempts: pa.Table) -> pa.Table:
+    """Of each attempt the last reading."""
+    if pc.count_distinct(attempts["sid"]).as_py() == attempts.num_rows:
+        return attempts
+    read_at = attempts["read_at"].to_pylist()
+    order = sorted(range(attempts.num_rows), key=read_at.__getitem__)
+    last = dict(zip(attempts["sid"].take(order).to_pylist(), order, strict=True))
+    return attempts.take(sorted(last.values()))

@@ -1,0 +1,89 @@
+"""Columns of the raw tables, and the SQL of what was read. Creating them: warehouse.tables."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import cast
+
+from dlt.common.data_types import TDataType
+from dlt.common.schema.typing import TColumnSchema, TTableSchemaColumns
+
+
+def _hints(required: str = "", **names_by_type: str) -> TTableSchemaColumns:
+    """Column hints from names by dlt's data type; `required` ones are never null."""
+    return {
+        name: TColumnSchema(
+            name=name, data_type=cast(TDataType, kind), nullable=name not in required.split()
+        )
+        for kind, names in names_by_type.items()
+        for name in names.split()
+    }
+
+
+def attempts_columns() -> TTableSchemaColumns:
+    """Those of `columns.ATTEMPTS`, in its order: then a page is loaded without being rewritten."""
+    import pyarrow as pa  # only now: most who ask for TABLES do without
+
+    from pipelines.twilio.columns import ATTEMPTS
+
+    columns: TTableSchemaColumns = {}
+    for field in ATTEMPTS:
+        kind = "timestamp" if pa.types.is_timestamp(field.type) else "text"
+        columns |= _hints(required="sid date_created read_at", **{kind: field.name})
+    columns["sid"]["primary_key"] = True
+    columns["extra"]["data_type"] = "json"
+    columns["read_at"]["dedup_sort"] = "desc"  # of doubles in one load the last read stays
+    return columns
+
+
+# All raw tables but attempts: they exist from the first run on, whether or not it fills them.
+TABLES: dict[str, TTableSchemaColumns] = {
+    "windows_read": _hints(
+        text="account_sid filters_hash",
+        timestamp="created_after created_before read_at",
+        bigint="attempts pages",
+        required="account_sid filters_hash created_after created_before read_at",
+    ),
+    "sync_runs": _hints(
+        text="run_id command outcome error",
+        timestamp="started_at finished_at",
+        bigint="windows requests retries throttled attempts_read attempts_new rejected",
+        required="run_id command started_at",
+    ),
+    "reconciliations": _hints(
+        text="run_id filters_hash outcome",
+        timestamp="created_after created_before reconciled_at",
+        bigint="api_attempts api_converted api_unconverted attempts converted unconverted",
+        bool="conversions_judged",
+        required="created_after created_before reconciled_at",
+    ),
+    "rejected_attempts": _hints(
+        text="reason attempt", timestamp="read_at", required="reason attempt read_at"
+    ),
+}
+
+
+def windows_read_sql(account_sid: str, filters_hash: str, since: datetime, schema: str = "") -> str:
+    """Windows that count: their load package is complete, and they reach past `since`.
+
+    `schema` qualifies the tables (`twilio_verify.`) where the connection does not.
+    """
+    return f"""
+        select created_after, created_before, read_at
+        from {schema}windows_read
+        where account_sid = '{account_sid}' and filters_hash = '{filters_hash}'
+            and created_before > timestamptz '{since.isoformat()}'
+            and _dlt_load_id in (select load_id from {schema}_dlt_loads where status = 0)
+    """
+
+
+def rate_sql(filters_hash: str, since: datetime, schema: str = "") -> str:
+    """The most attempts a second that a window has which reaches past `since`; null for none."""
+    return f"""
+        select max(
+            attempts / (extract(epoch from created_before) - extract(epoch from created_after))
+        )
+        from {schema}windows_read
+        where filters_hash = '{filters_hash}' and created_before > timestamptz '{since.isoformat()}'
+            and created_before > created_after
+    """

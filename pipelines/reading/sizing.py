@@ -1,0 +1,200 @@
+"""Cuts windows into slices, a chain of pages each, by Twilio's own counts. Reads no attempts."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import timedelta
+from itertools import pairwise
+from math import ceil
+from typing import NamedTuple
+
+from pipelines.errors import Failure, Misuse
+from pipelines.reading.defaults import CONCURRENCY
+from pipelines.reading.windows import Window, cut
+from pipelines.twilio.client import HEAVY_TRIES, Client
+from pipelines.twilio.filters import NO_FILTERS, Filters
+
+MOST_PAGES = 25  # of a slice: what is read again when its chain breaks
+USUAL_PAGES = 18  # aimed at; a part of a window may hold more than the next
+LAST_PAGES = 3  # aimed at in the end
+_DAY = timedelta(days=1)  # the length of slices where Twilio does not say what a window holds
+_LONG = timedelta(hours=36)  # of a window that is asked about whatever there was before
+_GROWTH = 4  # times the rate so far, and a window is still no more than a slice
+
+log = logging.getLogger("verify_sync")
+
+
+def may_exceed_slice(window: Window, rate: float | None, page_size: int) -> bool:
+    """Whether the window may hold more than MOST_PAGES, `rate` being the most attempts a second
+    that were found so far."""
+    length = window.before - window.after
+    likely = _GROWTH * (rate or 0.0) * length.total_seconds()
+    return not rate or length > _LONG or likely > MOST_PAGES * page_size
+
+
+class Slice(NamedTuple):
+    """A window, how many attempts Twilio counts in it, if it was asked and said so (of a part of
+    what was counted its share), and how many pages it has by that, or may have."""
+
+    window: Window
+    attempts: int | None
+    pages: int
+
+
+class Sizing:
+    """Asks the Summary what windows hold and cuts them for `concurrency` chains at a time.
+
+    A context manager. `rate`, attempts a second, is the most that was found so far, if anything
+    was: a window that by it cannot hold more than a slice is not asked about. Where the Summary
+    does not know a filter, or fails, windows are read all the same.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        filters: Filters = NO_FILTERS,
+        concurrency: int = CONCURRENCY,
+        rate: float | None = None,
+    ) -> None:
+        self.client = client
+        self._filters, self._rate = filters, rate
+        self._concurrency = concurrency
+        self._pool = ThreadPoolExecutor(concurrency)
+        self._budget = 0  # of Summaries
+
+    def __enter__(self) -> Sizing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def measured(self, windows: Iterable[Window], every: bool = False) -> list[Slice]:
+        """The windows in order, with counts where (or `every` one) one may exceed a slice."""
+        windows = list(windows)
+        asked = [window for window in windows if self.asks(window, every)]
+        counted = {slice_.window: slice_ for slice_ in self._counted(asked)}
+        measured = []
+        for window in windows:
+            slice_ = counted.get(window)
+            is_unknown = slice_ is not None and slice_.attempts is None
+            measured += (
+                self._by_day(window) if is_unknown else [slice_ or self._slice(window, None)]
+            )
+        return measured
+
+    def _by_day(self, window: Window) -> list[Slice]:
+        """Of a window that Twilio does not count; perhaps it was too large for that."""
+        first, *others = cut(window, ceil((window.before - window.after) / _DAY))
+        slices = [self._count(first)]
+        if slices[0].attempts is None:
+            return [*slices, *(self._slice(other, None) for other in others)]
+        return [*slices, *self._counted(others)]
+
+    def cut(self, measured: Iterable[Slice]) -> Iterator[Slice]:
+        """Slices of at most MOST_PAGES by the Summary, in order; it is asked a few slices ahead.
+
+        By its count none has more than each chain's share of what is left: large ones come first,
+        and chains end together. What fits a slice can be cut without asking again.
+        """
+        slices = list(measured)
+        # Skewed accounts are cut more than once. One whose counts make no sense not for ever.
+        self._budget = 50 + 4 * sum(ceil(slice_.pages / USUAL_PAGES) for slice_ in slices)
+        left = _pages(slices)
+        for whole in slices:
+            for slice_ in self._cut(whole):
+                yield from _parts(slice_, max(LAST_PAGES, left / self._concurrency))
+                left -= slice_.pages
+
+    def asks(self, window: Window, every: bool = False) -> bool:
+        """Whether Twilio is asked what there is in it."""
+        is_large = may_exceed_slice(window, self._rate, self.client.page_size)
+        return (every or is_large) and self._filters.are_summarised
+
+    def requests(self, slices: Iterable[Slice]) -> int:
+        """About how many it takes to read them; one for each that was not counted."""
+        found = 0
+        for slice_ in slices:
+            found += 1 if slice_.attempts is None else slice_.pages
+            if slice_.pages > MOST_PAGES:  # a Summary for each slice, and half a page at its end
+                found += ceil(1.5 * slice_.pages / USUAL_PAGES) + self._concurrency
+        return found
+
+    def _cut(self, slice_: Slice) -> Iterator[Slice]:
+        parts = cut(slice_.window, ceil(slice_.pages / USUAL_PAGES))
+        if slice_.attempts is None or slice_.pages <= MOST_PAGES or len(parts) == 1:
+            yield slice_
+            return
+        if self._budget < len(parts):
+            log.info("Twilio's counts make no sense; a slice is read as it is")
+            yield slice_
+            return
+        self._budget -= len(parts)
+        joined: Slice | None = None
+        for part in self._counted(parts):
+            both = self._joined(joined, part)
+            if joined is not None and both.pages > USUAL_PAGES:
+                yield from self._cut(joined)
+                both = part
+            joined = both
+        if joined is not None:
+            yield from self._cut(joined)
+
+    def _counted(self, windows: Iterable[Window]) -> Iterator[Slice]:
+        asked: deque[Future[Slice]] = deque()
+        for window in windows:
+            asked.append(self._pool.submit(self._count, window))
+            if len(asked) > self._concurrency:
+                yield _heedful(asked.popleft())
+        while asked:
+            yield _heedful(asked.popleft())
+
+    def _count(self, window: Window) -> Slice:
+        try:
+            summary = self.client.summary(window.after, window.before, self._filters, HEAVY_TRIES)
+        except Misuse:
+            raise
+        except Failure as failure:
+            log.info("%s; reading goes on without Twilio's count", failure)
+            return self._slice(window, None)
+        return self._slice(window, summary.attempts)
+
+    def _joined(self, before: Slice | None, slice_: Slice) -> Slice:
+        """Two neighbours as one; too many pages if their number is not known."""
+        if before is None:
+            return slice_
+        window = Window(before.window.after, slice_.window.before)
+        if before.attempts is None or slice_.attempts is None:
+            return self._slice(window, None)
+        return self._slice(window, before.attempts + slice_.attempts)
+
+    def _slice(self, window: Window, attempts: int | None) -> Slice:
+        if attempts is None:
+            return Slice(window, None, MOST_PAGES)
+        return Slice(window, attempts, max(1, ceil(attempts / self.client.page_size)))
+
+
+def _heedful(future: Future[Slice]) -> Slice:
+    """Its result. A signal that comes just before Python begins to wait does not end the wait."""
+    while not future.done():
+        wait([future], timeout=1)
+    return future.result()
+
+
+def _parts(slice_: Slice, pages: float) -> list[Slice]:
+    """The slice in parts of about so many pages, if Twilio has counted it."""
+    windows = cut(slice_.window, max(1, round(slice_.pages / pages)))
+    if slice_.attempts is None or len(windows) == 1:
+        return [slice_]
+    shares = [slice_.attempts * part // len(windows) for part in range(len(windows) + 1)]
+    most = ceil(slice_.pages / len(windows))
+    return [
+        Slice(window, end - start, most)
+        for window, (start, end) in zip(windows, pairwise(shares), strict=True)
+    ]
+
+
+def _pages(slices: Iterable[Slice]) -> int:
+    return sum(slice_.pages for slice_ in slices)

@@ -1,0 +1,166 @@
+"""Reads slices by threads, a bounded number ahead of loading. How they are cut: sizing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
+import pyarrow as pa
+
+from pipelines.errors import Failure
+from pipelines.reading.defaults import CONCURRENCY
+from pipelines.reading.package import SliceRead
+from pipelines.reading.progress import Progress
+from pipelines.reading.sizing import MOST_PAGES, USUAL_PAGES, Slice
+from pipelines.twilio.client import Client
+from pipelines.twilio.decode import within
+from pipelines.twilio.filters import NO_FILTERS, Filters
+from pipelines.twilio.limits import SECOND
+
+PACKAGE_PAGES = 100  # at most; a load costs 0.2 CPU s whatever its size, so not many small ones
+ENOUGH_PAGES = PACKAGE_PAGES - MOST_PAGES  # to be loaded: with a slice more it is no larger
+_IDLE = 1.0  # seconds until the rate limit lets the next request through: time to load
+
+
+def batches(
+    client: Client,
+    slices: Iterable[Slice],
+    filters: Filters = NO_FILTERS,
+    concurrency: int = CONCURRENCY,
+    progress: Progress | None = None,
+) -> Iterator[list[SliceRead]]:
+    """Pages `concurrency` slices at a time, in order, and yields what is complete: a load package's
+    worth at a time.
+
+    A batch counts as loaded when the next one is asked for. What is being read, or was and is
+    not loaded yet, is never more than 75 pages and 18 a chain: so much is in memory, and is read
+    again after a kill. When reading fails or is interrupted, all slices that are complete come
+    before the failure.
+    """
+    readers = _Readers(client, filters, concurrency, progress or Progress(client))
+    try:
+        yield from readers.batches(iter(slices))
+    except (Failure, KeyboardInterrupt):
+        readers.stop()
+        rest = readers.complete()
+        if rest:
+            yield rest
+        raise
+    finally:
+        readers.stop()
+
+
+class _Chain:
+    """A slice that is being read, or was. `pages` are those it was counted to have, or has."""
+
+    def __init__(
+        self, pool: ThreadPoolExecutor, read: Callable[[_Chain], SliceRead], slice_: Slice
+    ) -> None:
+        self.window, self.pages = slice_.window, slice_.pages
+        self.read = pool.submit(read, self)
+
+
+class _Readers:
+    """Threads, and the slices that they read or have read and that are not loaded yet."""
+
+    def __init__(
+        self, client: Client, filters: Filters, concurrency: int, progress: Progress
+    ) -> None:
+        self._client, self._filters, self._progress = client, filters, progress
+        self._most = ENOUGH_PAGES + USUAL_PAGES * concurrency
+        self._pool = ThreadPoolExecutor(concurrency)
+        self._stopped = threading.Event()
+        self._failure: Exception | None = None  # the first one: others are given up because of it
+        self._chains: list[_Chain] = []
+        self._has_loaded = False
+
+    def batches(self, slices: Iterator[Slice]) -> Iterator[list[SliceRead]]:
+        following = next(slices, None)
+        while following or self._chains:
+            ready = self._ready()
+            if following and self._has_room_for(following):
+                self._chains.append(_Chain(self._pool, self._read, following))
+                following = next(slices, None)
+            elif ready and (len(ready) == len(self._chains) or self._is_time(ready, following)):
+                yield [chain.read.result() for chain in ready]
+                self._has_loaded = True
+                self._chains = [chain for chain in self._chains if chain not in ready]
+            else:
+                unfinished = [chain.read for chain in self._chains if not chain.read.done()]
+                wait(unfinished, timeout=1, return_when=FIRST_COMPLETED)
+                self._progress.tick()
+
+    def complete(self) -> list[SliceRead]:
+        """All that is complete and not loaded, whatever came in between."""
+        reads = (chain.read for chain in self._chains if chain.read.done())
+        return [read.result() for read in reads if not read.cancelled() and not read.exception()]
+
+    def _is_time(self, ready: list[_Chain], following: Slice | None) -> bool:
+        """To load: it is enough for a package, or would be waited for at the end, or costs no
+        time because of the rate limit. A steady sync is one package: each scans all keys."""
+        is_ending = self._has_loaded and not following
+        enough = MOST_PAGES if is_ending else ENOUGH_PAGES
+        return _pages(ready) >= enough or self._client.seconds_for(1) > _IDLE
+
+    def _has_room_for(self, slice_: Slice) -> bool:
+        held = _pages(self._chains)
+        return not held or held + slice_.pages <= self._most
+
+    def stop(self) -> None:
+        """Not waiting for chains, each of which may be waiting for an answer: they end there."""
+        self._stopped.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _ready(self) -> list[_Chain]:
+        """What is complete, up to a package of it; not only what nothing older is missing from,
+        or the slowest chain would keep what others have read in memory, and soon stop them."""
+        ready: list[_Chain] = []
+        for chain in self._chains:
+            if chain.read.done() and _pages(ready) < ENOUGH_PAGES:
+                ready.append(chain)
+        if self._failure:
+            raise self._failure
+        return ready
+
+    def _read(self, chain: _Chain) -> SliceRead:
+        try:
+            self._check_stopped()
+            return self._paged(chain)
+        except Exception as error:
+            self._failure = self._failure or error
+            self._stopped.set()  # by the thread itself: it would begin the next slice
+            raise
+
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise Failure("given up, because the run has ended")
+
+    def _paged(self, chain: _Chain) -> SliceRead:
+        """Asks a second wider on each side: whether the API includes its bounds is unknown."""
+        window, read_at = chain.window, self._client.clock()
+
+        def watch(pages: int, attempts: int) -> None:
+            chain.pages = max(chain.pages, pages)
+            self._progress.page(window, attempts)
+            self._check_stopped()
+
+        after, before = window.after - SECOND, window.before + SECOND
+        pages = self._client.read(after, before, self._filters, watch=watch)
+        chain.pages = len(pages)  # where it was not known, many were reckoned with
+        attempts = [within(page.attempts, window.after, window.before) for page in pages]
+        read = SliceRead(
+            self._client.account_sid,
+            self._filters.hash,
+            window,
+            read_at,
+            pa.concat_tables(attempts),
+            pa.concat_tables([page.rejected for page in pages]),
+            len(pages),
+        )
+        self._progress.slice(window, read.attempts.num_rows)
+        return read
+
+
+def _pages(chains: Iterable[_Chain]) -> int:
+    return sum(chain.pages for chain in chains)

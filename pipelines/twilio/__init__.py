@@ -1,0 +1,1 @@
+"""The API: requests, pacing, retries, pages, decoding. Knows no schedule and no warehouse."""

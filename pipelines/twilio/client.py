@@ -1,0 +1,234 @@
+"""The three endpoints: list, fetch, summary. How a request is sent: transport."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+from pipelines.errors import Failure, Misuse, Unreadable, masked
+from pipelines.twilio.chain import Chain
+from pipelines.twilio.clock import Clock
+from pipelines.twilio.credentials import Credentials, other_account
+from pipelines.twilio.decode import Page, decode, read_object, read_page
+from pipelines.twilio.filters import NO_FILTERS, Filters
+from pipelines.twilio.limits import (
+    DEFAULT_BASE_URL,
+    GIVE_UP_AFTER,
+    MAX_PAGE_SIZE,
+    REQUESTS_PER_MINUTE,
+    TIMEOUT,
+)
+from pipelines.twilio.pacing import Pacer
+from pipelines.twilio.query import ListQuery
+from pipelines.twilio.transport import ApiError, TooHeavy, Transport
+
+_SMALL_PAGE = 50  # the API's default; pages of this size have not been seen to be too heavy
+HEAVY_TRIES = 3
+_RESTARTS = 5  # of a slice whose page tokens are refused
+_KEYS_TOLD = 20
+_UNHEARD_OF = 10**10  # attempts in 30 days
+_LIST = "/v2/Attempts"
+
+log = logging.getLogger("verify_sync")
+
+
+class Summary(NamedTuple):
+    """Twilio's own totals over a window."""
+
+    attempts: int
+    converted: int
+    unconverted: int
+
+
+class Client:
+    """Reads one account's attempts; a context manager. Thread-safe.
+
+    Never sends credentials but to `base_url`, nor more requests than `pacer` lets through
+    (default: 100 a minute, this client's alone). Leaving it ends whatever its threads still wait
+    for. Raises Misuse for a base_url or a page_size that is none.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        base_url: str = DEFAULT_BASE_URL,
+        page_size: int = MAX_PAGE_SIZE,
+        timeout: float = TIMEOUT,
+        clock: Clock | None = None,
+        pacer: Pacer | None = None,
+        give_up_after: float = GIVE_UP_AFTER,
+    ) -> None:
+        self.account_sid = credentials.account_sid
+        self.clock = clock or Clock(datetime.now(timezone.utc))
+        if not 1 <= page_size <= MAX_PAGE_SIZE:
+            raise Misuse(f"page_size: {page_size} is not between 1 and {MAX_PAGE_SIZE}")
+        self._pacer = pacer or Pacer(REQUESTS_PER_MINUTE)
+        self.page_size = page_size
+        self._transport = Transport(
+            credentials, base_url, self._pacer, self.clock, timeout, give_up_after
+        )
+        self._list = self._transport.base.geturl() + _LIST
+        self._unknown_keys: set[str] = set()
+        self.counts = self._transport.counts
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pacer.close()
+
+    def read(
+        self,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        filters: Filters = NO_FILTERS,
+        limit: int | None = None,
+        watch: Callable[[int, int], None] = lambda *_: None,
+    ) -> list[Page]:
+        """The attempts created in the window, to the end of the chain of pages or `limit` attempts.
+
+        Whether the API includes the bounds is not documented. Pages may hold an attempt twice.
+        `watch` is told after each page how many pages and attempts there are: fewer on a restart.
+        Raises Failure (or one of transport's) if the end cannot be reached.
+        """
+        query, restarts = ListQuery(after, before, filters), 0
+        size = min(self.page_size, limit or self.page_size)
+        while True:
+            try:
+                return _watched(watch, _first(limit, self._chain(query, size)))
+            except _RefusedToken as refused:
+                restarts += 1
+                if restarts > _RESTARTS:
+                    raise refused.error from None
+                log.info("a page token was refused; its slice starts again")
+            except TooHeavy as failure:
+                size = max(size // 2, _SMALL_PAGE)
+                log.info("%s; its slice starts again with %d a page", failure, size)
+
+    def fetch(self, sid: str) -> Page:
+        """One attempt by its SID. Raises ApiError 404 when unknown or older than 30 days."""
+        body = self._transport.get(
+            f"{self._list}/{sid}", {}, lambda content: read_object(content, "an attempt")
+        )
+        if str(body.get("sid")).lower() != sid.lower():
+            raise Failure(f"Twilio answered with something else than attempt {sid}")
+        page = decode([body], self.clock())
+        self._check(ListQuery(), page)
+        return page
+
+    def summary(
+        self,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        filters: Filters = NO_FILTERS,
+        heavy_tries: int | None = None,
+    ) -> Summary:
+        """Twilio's totals for the window. It ignores `to`, `verification_sid` and `status`.
+
+        Raises TooHeavy after so many tries, if a smaller window may be answered.
+        """
+        parameters = ListQuery(after, before, filters).parameters()
+        url = f"{self._list}/Summary"
+        return self._transport.get(url, parameters, _read_summary, heavy_tries)
+
+    def minute(self) -> int:
+        """Requests that count towards the limit by now: those of the last minute."""
+        return self._pacer.taken()
+
+    def seconds_for(self, requests: int) -> float:
+        """The least time until so many more requests have been let through."""
+        return self._pacer.seconds_for(requests)
+
+    def _chain(self, query: ListQuery, page_size: int) -> Iterator[Page]:
+        """The pages of one chain, each checked. `page_size` is its whole length the same."""
+        chain = Chain(query, self._transport.base)
+        parameters = {**query.parameters(), "PageSize": str(page_size)}
+        url: str | None = self._list
+        while url is not None:
+            page = self._page(query, url, parameters, page_size)
+            self._check(query, page)
+            yield page
+            url, parameters = chain.after(page), {}
+
+    def _page(
+        self, query: ListQuery, url: str, parameters: Mapping[str, str], page_size: int
+    ) -> Page:
+        """One page; outages are waited out. TooHeavy: a small one is answered where it is not."""
+        heavy_tries = HEAVY_TRIES if page_size > _SMALL_PAGE else None
+        try:
+            try:
+                return self._transport.get(url, parameters, self._read_page, heavy_tries)
+            except TooHeavy:
+                if self._small_page_comes(query):
+                    raise
+            return self._transport.get(url, parameters, self._read_page, heavy_tries)
+        except ApiError as error:
+            if not parameters and error.status in (400, 404, 410):  # a token's URL, as it was given
+                raise _RefusedToken(error) from None
+            raise
+
+    def _read_page(self, content: bytes) -> Page:
+        return read_page(content, self.clock())
+
+    def _small_page_comes(self, query: ListQuery) -> bool:
+        """Whether a small page is answered where a large one is not; if neither, waits for one."""
+        parameters = {**query.parameters(), "PageSize": str(_SMALL_PAGE)}
+        try:
+            self._transport.get(self._list, parameters, self._read_page, heavy_tries=1)
+        except TooHeavy:
+            self._transport.get(self._list, parameters, self._read_page)
+            return False
+        return True
+
+    def _check(self, query: ListQuery, page: Page) -> None:
+        accounts = page.attempts["account_sid"].unique().to_pylist()
+        other = other_account(accounts, self.account_sid)
+        if other:
+            raise Misuse(
+                f"these credentials read account {other}, but TWILIO_ACCOUNT_SID says "
+                f"{self.account_sid}; a warehouse belongs to one account"
+            )
+        query.check(page.attempts)
+        new = page.unknown_keys - self._unknown_keys
+        if new and len(self._unknown_keys) < _KEYS_TOLD:
+            self._unknown_keys |= new
+            named = ", ".join(masked(key[:40]) for key in sorted(new)[:_KEYS_TOLD])
+            log.info("keys that have no column yet are kept in extra: %s", named)
+
+
+class _RefusedToken(Exception):
+    """A page token, expired or unknown: its chain ends here, but another may be begun."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _first(limit: int | None, pages: Iterable[Page]) -> Iterator[Page]:
+    """Pages up to the one that makes it `limit` attempts."""
+    sids: set[str] = set()
+    for page in pages:
+        yield page
+        sids |= page.sids
+        if limit is not None and len(sids) >= limit:
+            return
+
+
+def _watched(watch: Callable[[int, int], None], pages: Iterable[Page]) -> list[Page]:
+    found, attempts = [], 0
+    for page in pages:
+        found.append(page)
+        attempts += page.attempts.num_rows
+        watch(len(found), attempts)
+    return found
+
+
+def _read_summary(content: bytes) -> Summary:
+    body = read_object(content, "a summary")
+    totals = [body.get(f"total_{name}") for name in ("attempts", "converted", "unconverted")]
+    numbers = [n for n in totals if isinstance(n, int) and 0 <= n < _UNHEARD_OF]
+    if numbers != totals:
+        raise Unreadable("Twilio answered 200 with something that is not a summary")
+    return Summary(*numbers)

@@ -1,0 +1,32 @@
+"""The keys of an attempt in the API's JSON, and their Arrow columns. Parsing: decode.
+
+Each key is a column of the raw table. For a new one, raise LAYOUT in warehouse.upgrade: then older
+warehouses are given that column.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+# Keys of an attempt in the API's JSON, by where they stand.
+TOP = (
+    "sid", "account_sid", "service_sid", "verification_sid", "date_created", "date_updated",
+    "conversion_status", "channel", "url",
+)  # fmt: skip
+NESTED = {
+    "price": ("value", "currency"),
+    "channel_data": (
+        "verification_sid", "to", "status", "message_status", "error_code", "country",
+        "code_length", "locale", "mcc", "mnc", "carrier",
+    ),
+}  # fmt: skip
+INSTANTS = ("date_created", "date_updated")
+NUMBERS = ("code_length",)  # numbers in JSON; text in the table, like all others
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+ATTEMPTS = pa.schema(
+    [pa.field(n, TIMESTAMP if n in INSTANTS else pa.string()) for n in TOP]
+    + [pa.field(f"{n}__{key}", pa.string()) for n, keys in NESTED.items() for key in keys]
+    + [pa.field("extra", pa.string()), pa.field("read_at", TIMESTAMP, nullable=False)]
+)
+REJECTED = pa.schema([("reason", pa.string()), ("read_at", TIMESTAMP), ("attempt", pa.string())])

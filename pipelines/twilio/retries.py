@@ -1,0 +1,128 @@
+"""Failures that may pass: waits between tries, and the last try. Answers by status: transport."""
+
+from __future__ import annotations
+
+import random
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+import urllib3
+from tenacity import RetryCallState, wait_exponential, wait_random
+
+from pipelines.errors import Failure
+from pipelines.twilio.clock import instant_of
+
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between tries, doubling
+_PASSING = (
+    requests.ConnectionError,
+    requests.Timeout,
+    urllib3.exceptions.ProtocolError,  # the rest is of the body, which is read without requests
+    urllib3.exceptions.DecodeError,
+    urllib3.exceptions.TimeoutError,
+    urllib3.exceptions.SSLError,
+)
+
+_WORDS = {  # what urllib3 calls it, and what that is
+    "NameResolutionError": "its name is not known",
+    "NewConnectionError": "it cannot be reached",
+    "ConnectTimeoutError": "no connection in time",
+    "ReadTimeoutError": "nothing came in time",
+    "ReadTimeout": "not all of it came in time",
+    "IncompleteRead": "the answer was cut off",
+    "ProtocolError": "the connection broke",
+    "DecodeError": "the answer was damaged",
+    "ProxyError": "the proxy did not pass it on",
+}
+
+
+class TransientFailure(Failure):
+    """What may be gone at the next try. `retry_after` is in seconds, if the server said.
+
+    `is_heavy`: a smaller request may avoid it.
+    """
+
+    def __init__(
+        self, why: Failure | str, is_heavy: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(str(why))
+        self.is_heavy, self.retry_after = is_heavy, retry_after
+
+
+class Tries:
+    """The failures of one request so far: when they began, how many in a row were heavy.
+
+    Over when nothing else has come for `give_up_after` seconds, or after `heavy_tries`. Its
+    methods are tenacity's hooks.
+    """
+
+    def __init__(self, give_up_after: float, heavy_tries: int | None) -> None:
+        self._give_up_after, self._heavy_tries = give_up_after, heavy_tries
+        self._began: float | None = None  # waiting for a slot before the first try is no outage
+        self._heavy = 0
+        jitter = wait_random(0, FIRST_WAIT)
+        self._backoff = wait_exponential(FIRST_WAIT, LONGEST_WAIT - FIRST_WAIT) + jitter
+
+    @property
+    def are_heavy(self) -> bool:
+        return self._heavy_tries is not None and self._heavy >= self._heavy_tries
+
+    def note(self, state: RetryCallState) -> None:
+        if self._began is None:
+            self._began = time.monotonic()
+        self._heavy = self._heavy + 1 if _failure(state).is_heavy else 0
+
+    def wait(self, state: RetryCallState) -> float:
+        """Longer each time, and as long as told by the server, but not beyond the last try."""
+        told = _failure(state).retry_after or 0.0
+        until = min(told, max(self._left(), FIRST_WAIT)) + random.uniform(0, FIRST_WAIT)
+        return max(self._backoff(state), until if told else 0.0)
+
+    def are_over(self, _: RetryCallState) -> bool:
+        return self.are_heavy or self._left() <= 0
+
+    def _left(self) -> float:
+        began = time.monotonic() if self._began is None else self._began
+        return self._give_up_after - (time.monotonic() - began)
+
+
+def without_answer(error: Exception, host: str) -> Failure:
+    """A TransientFailure, unless it stays so. The error names the URL, and so a phone number."""
+    found = _inner(error)
+    tls = next((e for e in (found, *found.args) if isinstance(e, ssl.SSLError)), None)
+    if getattr(tls, "reason", None) in ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER"):
+        # That stays so, and whoever it is that cannot be trusted is to get no more requests.
+        why = getattr(tls, "verify_message", None) or getattr(tls, "reason", None)
+        return Failure(f"no answer from {host} that can be trusted: {why}; see base_url")
+    kind = next((kind for kind in type(found).__mro__ if kind.__name__ in _WORDS), type(found))
+    why = f"no answer from {host}: {_WORDS.get(kind.__name__, kind.__name__)}"
+    if not isinstance(error, _PASSING):
+        return Failure(why)
+    return TransientFailure(why, is_heavy=kind.__name__ in ("ReadTimeout", "ReadTimeoutError"))
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from now; a date is reckoned by the server's own clock. None if it says nothing."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    then, now = instant_of(text), instant_of(headers.get("Date"))
+    if then is None:
+        return None
+    seconds = then.timestamp() - (now.timestamp() if now else time.time())
+    return seconds if seconds > 0 else None
+
+
+def _failure(state: RetryCallState) -> TransientFailure:
+    failure = state.outcome.exception() if state.outcome else None
+    assert isinstance(failure, TransientFailure)
+    return failure
+
+
+def _inner(error: Exception) -> BaseException:
+    """What urllib3 found, which requests wraps more than once."""
+    inner: Any = error.args[0] if error.args else None
+    inner = getattr(inner, "reason", None) or inner
+    return inner if isinstance(inner, BaseException) else error

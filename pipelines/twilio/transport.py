@@ -1,0 +1,240 @@
+"""Sends one request until it is answered: paced, retried, to one host only. What to ask: client."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+import orjson
+import requests
+import urllib3
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
+
+from pipelines.errors import Failure, Misuse, Unreadable, redact
+from pipelines.twilio.clock import Clock
+from pipelines.twilio.credentials import Credentials
+from pipelines.twilio.limits import DEFAULT_BASE_URL
+from pipelines.twilio.pacing import Pacer
+from pipelines.twilio.retries import TransientFailure, Tries, retry_after, without_answer
+
+_LONGEST_ANSWER = 60.0  # seconds for all of it, or three times the timeout
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+T = TypeVar("T")
+
+log = logging.getLogger("verify_sync")
+
+
+class Answer(NamedTuple):
+    """A whole HTTP response."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    content: bytes
+
+
+class ApiError(Failure):
+    """The API answered with an error; `status` is HTTP's, `code` Twilio's."""
+
+    def __init__(self, answer: Answer, hint: str = "") -> None:
+        body = _error_of(answer)
+        self.status = answer.status
+        self.code = body.get("code")
+        told = {
+            "code": self.code,
+            "see": body.get("more_info"),
+            "request": answer.headers.get("Twilio-Request-Id"),
+        }
+        details = [f"{name} {value}" for name, value in told.items() if value]
+        message = " ".join(str(body.get("message") or answer.reason or "no message").split())
+        where = f" ({', '.join(details)})" if details else ""
+        super().__init__(redact(f"Twilio answered {self.status}: {message}{where}{hint}"))
+
+
+class RefusedCredentials(ApiError, Misuse):
+    """401 or 403: these credentials may not read the account's attempts."""
+
+    exit_code = 2
+
+    def __init__(self, answer: Answer, names: str) -> None:
+        super().__init__(answer, f"; check {names}")
+
+
+class TooHeavy(Failure):
+    """Several times in a row a 5xx or no answer in time, to a request that can be made smaller."""
+
+
+@dataclass
+class Counts:
+    """Requests sent; of these retries; of the answers those that said 429."""
+
+    requests: int = 0
+    retries: int = 0
+    throttled: int = 0
+
+
+class Transport:
+    """GET requests with credentials that never leave `base_url`. Thread-safe.
+
+    What passes is tried again, until nothing else has come for `give_up_after` seconds: 429
+    (never processed), 5xx (a GET changes nothing), connections refused or broken, `timeout`
+    seconds without a byte, bodies that are cut off or not what was asked for.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        base_url: str,
+        pacer: Pacer,
+        clock: Clock,
+        timeout: float,
+        give_up_after: float,
+    ) -> None:
+        self.base = checked_base(base_url)
+        self.counts = Counts()
+        self._credentials = credentials
+        self._pacer = pacer
+        self._clock = clock
+        self._timeout = timeout
+        self._give_up_after = give_up_after
+        self._local = threading.local()
+        self._lock = threading.Lock()
+
+    def get(
+        self,
+        url: str,
+        parameters: Mapping[str, str],
+        read: Callable[[bytes], T],
+        heavy_tries: int | None = None,
+    ) -> T:
+        """What `read` makes of the answer's body; it raises Unreadable for one worth a new try.
+
+        Raises ApiError for an answer that stays, RefusedCredentials, TooHeavy after
+        `heavy_tries` failures in a row that a smaller request may avoid, Failure when Twilio's
+        clock is another or no good answer came for too long.
+        """
+        tries = Tries(self._give_up_after, heavy_tries)
+        retrying = Retrying(
+            retry=retry_if_exception_type(TransientFailure),
+            after=tries.note,
+            wait=tries.wait,
+            stop=tries.are_over,
+            before_sleep=self._tell,
+            sleep=self._pacer.pause,
+            reraise=True,
+        )
+        try:
+            answer: T = retrying(self._try, url, parameters, read)
+            return answer
+        except TransientFailure as failure:
+            if tries.are_heavy:
+                raise TooHeavy(str(failure)) from None
+            seconds = self._give_up_after
+            tried = f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
+            raise Failure(
+                f"{failure}; tried for {tried} (give_up_after), run it again later"
+            ) from None
+
+    def _try(self, url: str, parameters: Mapping[str, str], read: Callable[[bytes], T]) -> T:
+        with self._pacer.slot():
+            self._count("requests")
+            started = time.monotonic()
+            answer = self._send(url, parameters)
+        if answer.status == 200:
+            self._clock.check(answer.headers.get("Date"), time.monotonic() - started)
+            try:
+                return read(answer.content)
+            except Unreadable as unreadable:
+                raise TransientFailure(f"{unreadable} ({_described(answer)})") from None
+        if answer.status in (401, 403):
+            raise RefusedCredentials(answer, self._credentials.names)
+        error = ApiError(answer)
+        if error.status == 429:
+            self._count("throttled")
+        if error.status == 429 or error.status >= 500:
+            raise TransientFailure(
+                error, error.status >= 500, retry_after(answer.headers)
+            ) from None
+        raise error
+
+    def _send(self, url: str, parameters: Mapping[str, str]) -> Answer:
+        auth = (self._credentials.username, self._credentials.password)
+        until = time.monotonic() + max(_LONGEST_ANSWER, 3 * self._timeout)
+        try:
+            with self._session().get(
+                url,
+                params=parameters,
+                auth=auth,
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                whole = response.is_redirect  # of which requests has read the body
+                content = response.content if whole else b"".join(_parts(response, until))
+            status, reason = response.status_code, response.reason or ""
+            return Answer(status, reason, response.headers, content)
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors
+            raise without_answer(error, self.base.netloc) from None
+
+    def _session(self) -> requests.Session:
+        """A session a thread: requests promises no more than that."""
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()
+            if self.base.hostname in _LOOPBACK:
+                self._local.session.trust_env = False  # a proxy is another machine
+        session: requests.Session = self._local.session
+        return session
+
+    def _tell(self, state: RetryCallState) -> None:
+        self._count("retries")
+        assert state.outcome is not None
+        why, wait = state.outcome.exception(), state.upcoming_sleep
+        log.info("%s; trying again in %.0f s", why, wait)
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            setattr(self.counts, what, getattr(self.counts, what) + 1)
+
+
+def _parts(response: requests.Response, until: float) -> Iterator[bytes]:
+    """The body as it comes; `timeout` is for each part, so that a trickle would never end."""
+    while part := response.raw.read1(2**16, decode_content=True):
+        yield part
+        if time.monotonic() > until:
+            raise requests.ReadTimeout
+
+
+def _described(answer: Answer) -> str:
+    kind = answer.headers.get("Content-Type", "no content type")
+    request = answer.headers.get("Twilio-Request-Id", "none of Twilio's")
+    return f"{kind}, {len(answer.content):,} bytes, request {request}"
+
+
+def _error_of(answer: Answer) -> dict[str, Any]:
+    """Twilio's description of an error; empty when something else answered."""
+    try:
+        body = orjson.loads(answer.content)
+    except orjson.JSONDecodeError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def checked_base(url: str) -> SplitResult:
+    """A base_url in parts; raises Misuse for one that credentials must not be sent to."""
+    try:
+        parts = urlsplit(url)
+        requests.Request("GET", url).prepare()
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = usable and all(0 < len(label) < 64 for label in (parts.hostname or "").split("."))
+    except (ValueError, requests.RequestException):
+        usable = False
+    if not usable or parts.username or parts.password:
+        raise Misuse(f"base_url is not a web address such as {DEFAULT_BASE_URL}")
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        raise Misuse("base_url must be https: credentials go nowhere in clear but to loopback")
+    return parts._replace(path=parts.path.rstrip("/"), query="", fragment="")

@@ -1,0 +1,1 @@
+"""The folder of database files: loading, recovery, upgrade, views, checks, publishing."""

@@ -1,0 +1,124 @@
+"""The run's own database, `loading.duckdb`: opening and asking it. Loading into it: loading."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from pipelines.warehouse.connections import (
+    OFFLINE,
+    Connection,
+    Damaged,
+    OpenElsewhere,
+    T,
+    ask,
+    unusable,
+)
+from pipelines.warehouse.tables import SCHEMA
+
+MIB = 2**20
+_MEMORY = "128MB"
+_LOADING = {
+    **OFFLINE,
+    "memory_limit": _MEMORY,
+    "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
+}
+_LARGE = 256 * MIB  # of a file, about 3 million attempts
+_PATIENCE = 5.0  # seconds: `status` and a dry run have the file open for a moment
+
+
+class Database:
+    """Inside `opened` it is this run's alone; outside it only answers, and changes nothing."""
+
+    def __init__(self, loading: Path, published: Path) -> None:
+        self.loading, self.published = loading, published
+        self._connection: Connection | None = None
+
+    @contextmanager
+    def opened(self, wait: float = 0.0) -> Iterator[None]:
+        """Waits so many seconds, a few at least, for readers who have it open."""
+        try:
+            with self._connected(max(wait, _PATIENCE)) as self._connection:
+                yield
+        finally:
+            self._connection = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def connection(self) -> Connection:
+        assert self._connection is not None, "only inside `opened`"
+        return self._connection
+
+    def tables(self) -> set[str]:
+        """Of the raw schema."""
+        rows = self.rows(f"select table_name from duckdb_tables() where schema_name = '{SCHEMA}'")
+        return {row[0] for row in rows}
+
+    def rows(self, query: str, file: Path | None = None) -> list[tuple[Any, ...]]:
+        return self.ask(query, lambda answer: answer.fetchall(), [], file)
+
+    def ask(
+        self,
+        query: str,
+        take: Callable[[Connection], T],
+        nothing: T,
+        file: Path | None = None,
+        is_large: bool = False,
+    ) -> T:
+        """The answer from `loading.duckdb`; `nothing` while it or its tables do not exist yet.
+
+        Where it is gone or damaged, from the published file, of which the next run rebuilds it.
+        `is_large`: it may take more memory than there is.
+        """
+        if self._connection is None or file is not None:
+            usual = self.loading if self.loading.exists() else self.published
+            try:
+                return ask(file or usual, query, take, nothing, is_large)
+            except Damaged:
+                if file is not None:
+                    raise
+                return ask(self.published, query, take, nothing, is_large)
+        try:
+            return take(self._connection.execute(query))
+        except duckdb.CatalogException:
+            return nothing
+
+    @contextmanager
+    def going_through_all(self, mib: int | None = None) -> Iterator[None]:
+        """With a second thread, which is of use to a copy only if rows may change their order."""
+        usual = {"memory_limit": _MEMORY, "threads": self._options()["threads"]}
+        memory = _MEMORY if mib is None else f"{mib}MiB"
+        self._set(memory_limit=memory, threads=2, preserve_insertion_order=False)
+        try:
+            yield
+        finally:
+            self._set(**usual, preserve_insertion_order=True)
+
+    def _connected(self, patience: float) -> Connection:
+        until = time.monotonic() + patience
+        while True:
+            try:
+                return duckdb.connect(str(self.loading), config=self._options())
+            except duckdb.IOException as error:
+                if not isinstance(unusable(self.loading, error), OpenElsewhere) or (
+                    time.monotonic() > until
+                ):
+                    raise
+            time.sleep(0.02)
+
+    def _options(self) -> dict[str, Any]:
+        """A second thread costs more than it brings, until finding the sids of a package among all
+        takes most of a load's time."""
+        is_large = self.loading.exists() and self.loading.stat().st_size > _LARGE
+        return {**_LOADING, "threads": 2 if is_large else 1}
+
+    def _set(self, **options: object) -> None:
+        self.connection.execute(" ".join(f"set {name} = '{options[name]}';" for name in options))

@@ -1,0 +1,202 @@
+"""Loads packages by dlt, whole or not at all. What a package is: reading.package."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import dlt
+from dlt.common.destination import DestinationCapabilitiesContext
+from dlt.common.exceptions import DltException
+from dlt.pipeline.exceptions import PipelineStepFailed
+
+from pipelines.errors import Failure, advised, first_line
+from pipelines.interrupt import held
+from pipelines.reading.package import Package
+from pipelines.reading.raw_tables import TABLES
+from pipelines.source import package_source
+from pipelines.warehouse.connections import Connection
+from pipelines.warehouse.database import Database
+from pipelines.warehouse.recovery import NEWEST
+from pipelines.warehouse.tables import SCHEMA
+
+# As a power cut leaves it: files that are empty, or not there.
+_OF_A_DAMAGED_FOLDER = (ValueError, KeyError, FileNotFoundError, DltException)
+
+log = logging.getLogger("verify_sync")
+
+
+class Loader:
+    """What goes into `database`. dlt keeps its own in `working_folder`."""
+
+    def __init__(self, database: Database, working_folder: Path) -> None:
+        self._database = database
+        self._working_folder = working_folder
+        self._cursor: Connection | None = None
+        self._known: list[tuple[Any, ...]] | None = None  # the newest load that we know of
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """While the database is."""
+        _freeze_modules()
+        if self._known is None:
+            self._known = self._loads()
+        try:
+            with self._database.connection.cursor() as self._cursor:
+                yield
+        finally:
+            self._cursor = None
+            self.__dict__.pop("pipeline", None)  # it holds the connection that is closed now
+
+    @cached_property
+    def pipeline(self) -> dlt.Pipeline:
+        """dlt's pipeline into `loading.duckdb`; its working folder is part of the warehouse."""
+        dlt.config["load.delete_completed_jobs"] = True  # loaded packages hold phone numbers
+        dlt.config["load.truncate_staging_dataset"] = True  # or publishing copies it, to drop it
+        dlt.config["runtime.enable_runtime_trace"] = False  # it quotes settings: tokens, a number
+        dlt.config["runtime.intercept_signals"] = False  # it forgets one that comes late; see held
+        return dlt.pipeline(
+            "verify_sync",
+            pipelines_dir=str(self._working_folder),
+            # On the run's database: dlt by itself would open and checkpoint it at every step. Its
+            # own cursor, because it changes the search path of what it is given.
+            destination=_destination(self._cursor or self._database.connection),
+            dataset_name=SCHEMA,
+        )
+
+    def finish_pending(self) -> None:
+        """Loads what an interrupted run left behind, or gives it up: its windows are then due."""
+        try:
+            if not self.pipeline.has_pending_data:
+                return
+            log.info("finishing the load package that an interrupted run left behind")
+            if self._has_begun() or self._appends():
+                self._give_up("it is given up, to be read again: it may be loaded in part")
+                return
+            with held():
+                self.pipeline.normalize()
+                self.pipeline.load()
+            _forget_loaded(Path(self.pipeline.working_dir))
+        except PipelineStepFailed as error:
+            self._give_up(f"it is given up, to be read again: {_why(error)}")
+        except _OF_A_DAMAGED_FOLDER as error:
+            self._give_up(f"{self._working_folder} is damaged and made anew: {first_line(error)}")
+
+    def _has_begun(self) -> bool:
+        """Whether dlt would leave parts of it out, as loaded: another file may lack them."""
+        ids = self.pipeline.list_normalized_load_packages()
+        packages = map(self.pipeline.get_load_package_info, ids)
+        return any(package.jobs["completed_jobs"] for package in packages)
+
+    def _appends(self) -> bool:
+        """Whether it would add attempts for a second time that its run has loaded already."""
+        return self.pipeline.default_schema.get_table("attempts")["write_disposition"] == "append"
+
+    def _give_up(self, message: str) -> None:
+        log.warning("%s", message)
+        self.__dict__.pop("pipeline", None)
+        shutil.rmtree(self._working_folder)
+
+    def load(self, package: Package) -> int:
+        """Loads rows and the record of their windows together, or neither; returns how many of its
+        attempts were not stored before.
+
+        Where another run has loaded since the rows were read, it may have later readings of some.
+        """
+        before = self._attempts()
+        complete = self._database.tables() >= {"attempts", *TABLES}
+        if complete and self.has_changed():
+            package = self._not_older(package)
+        try:
+            with held():
+                self.pipeline.run(package_source(package, not complete, self._is_new(package)))
+        except PipelineStepFailed as error:
+            raise Failure(f"loading failed: {advised(_why(error))}") from error
+        _forget_loaded(Path(self.pipeline.working_dir))
+        self._known = self._loads()
+        gc.collect()  # dlt's errors that it got over hold on to frames, and so to the package
+        return self._attempts() - before
+
+    def has_changed(self) -> bool:
+        """Whether another run has loaded anything since this one was opened or has loaded."""
+        return self._known != self._loads()
+
+    def _attempts(self) -> int:
+        """How many are stored."""
+        rows = self._database.rows(f"select count(*) from {SCHEMA}.attempts")
+        return int(rows[0][0]) if rows else 0
+
+    def _loads(self) -> list[tuple[Any, ...]]:
+        return self._database.rows(NEWEST)
+
+    def _is_new(self, package: Package) -> bool:
+        """Whether none of its attempts is stored. Of a large table that takes long to say, but not
+        whether there is anything in its windows."""
+        stored = f"select 1 from {SCHEMA}.attempts where"
+        for read in package.windows_read:
+            within = "date_created > '{created_after}' and date_created <= '{created_before}'"
+            if self._database.rows(f"{stored} {within.format(**read)} limit 1"):
+                return False
+        return bool(package.windows_read) and not self._beside(
+            package, f"{stored} sid in (select sid from package) limit 1"
+        )
+
+    def _not_older(self, package: Package) -> Package:
+        older = self._beside(
+            package,
+            f"select sid from package join {SCHEMA}.attempts as stored using (sid)"
+            " where stored.read_at > package.read_at",
+        )
+        return package.without([sid for (sid,) in older])
+
+    def _beside(self, package: Package, query: str) -> list[tuple[Any, ...]]:
+        self._database.connection.register("package", package.attempts)
+        try:
+            return self._database.rows(query)
+        finally:
+            self._database.connection.unregister("package")
+
+
+@cache
+def _freeze_modules() -> None:
+    """Once a process: who looks for garbage after each load need not go through what stays."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # what DuckDB is built with takes them for leaks, and says so
+
+
+def _destination(connection: Connection) -> Any:
+    """dlt's DuckDB, which says once what it can do: a load asks 27 times, and each time it would
+    look for its configuration in every place, which is a sixth of what a small sync costs."""
+    destination = dlt.destinations.duckdb(connection)
+    ask, known = destination.capabilities, dict[Any, DestinationCapabilitiesContext]()
+
+    def capabilities(config: Any = None, naming: Any = None) -> DestinationCapabilitiesContext:
+        asked = (config is None, naming and type(naming))
+        if asked not in known:
+            known[asked] = ask(config, naming)
+        return known[asked].copy()  # dlt sets fields of what it is given
+
+    destination.capabilities = capabilities  # type: ignore[method-assign]
+    return destination
+
+
+def _why(error: PipelineStepFailed) -> str:
+    """The cause's own words: dlt puts a traceback before them and advice after."""
+    cause = error.exception or error
+    lines = re.findall(r"^[\w.]+(?:Error|Exception): (.+)", str(cause), re.MULTILINE)
+    return lines[-1] if lines else first_line(cause)
+
+
+def _forget_loaded(working_folder: Path) -> None:
+    """dlt keeps a record of every package it has loaded; a table of them is in the warehouse."""
+    (working_folder / "trace.pickle").unlink(missing_ok=True)  # of our first release
+    shutil.rmtree(working_folder / "load" / "loaded", ignore_errors=True)
+    (working_folder / "load" / "loaded").mkdir(exist_ok=True)

@@ -1,0 +1,34 @@
+"""Opens the published file for readers. Making it: publishing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+
+from pipelines.errors import Failure
+from pipelines.text import typed
+
+
+def open_published(published: Path) -> duckdb.DuckDBPyConnection:
+    """A read-only connection whose instants print in UTC. Raises Failure when nothing is there."""
+    if not published.exists():
+        raise Failure(
+            f"{published} is not there: run `{typed('sync')}` first, which makes it or says what "
+            f"is in the way (or `{typed('restore', 'FILE')}` with a backup; or `{typed('demo')}`, "
+            f"and then `WAREHOUSE__DIR=warehouse/demo {typed('sql')}`)"
+        )
+    try:
+        connection = duckdb.connect(str(published), read_only=True)
+    except duckdb.Error as error:
+        raise Failure(
+            f"{published} cannot be opened: {brief(error)} (if it is damaged, "
+            f"`{typed('sync')}` publishes it anew)"
+        ) from error
+    connection.execute("set timezone = 'UTC'")
+    return connection
+
+
+def brief(error: duckdb.Error) -> str:
+    """DuckDB's message on one line, without the excerpt of the query."""
+    return " ".join(str(error).partition("\nLINE ")[0].split())

@@ -1,0 +1,51 @@
+"""Starts a warehouse again from a backup. What a run repairs by itself: recovery."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from pipelines.errors import Misuse
+from pipelines.warehouse.connections import Damaged
+from pipelines.warehouse.files import copied, keep_aside, put
+from pipelines.warehouse.folder import Warehouse
+from pipelines.warehouse.recovery import Foreign, newest_load
+from pipelines.warehouse.upgrade import refuse_newer
+from pipelines.warehouse.views import apply_views
+
+
+def restore(warehouse: Warehouse, backup: Path) -> list[Path]:
+    """Starts again from a published copy: what was read since is due again.
+
+    Returns where the files that it replaced are kept. Raises Misuse if `backup` is no warehouse or
+    another account's. Interrupted, it is undone by the next run.
+    """
+    _check_backup(backup)
+    refuse_newer(backup)
+    with warehouse.locked(warehouse.lock, warehouse.run.wait):
+        if warehouse.settings.credentials:
+            warehouse.contents.check_account(warehouse.settings.credentials.account_sid, backup)
+        there = [file for file in (warehouse.published, warehouse.loading) if file.exists()]
+        for file in there:
+            with suppress(Damaged):  # all the more reason; but not open, nor somebody else's
+                newest_load(file)
+        fresh = copied(backup, warehouse.loading)
+        kept = [keep_aside(file) for file in there]
+        if warehouse.working_folder.exists():  # a package in it belongs to what is replaced
+            shutil.rmtree(warehouse.working_folder)
+        put(fresh, warehouse.loading)
+        with warehouse.connected():
+            apply_views(warehouse.database, warehouse.settings)
+            warehouse.publisher.publish()
+    return kept
+
+
+def _check_backup(file: Path) -> None:
+    try:
+        found = newest_load(file) if file.is_file() else None
+    except (Damaged, Foreign):
+        found = None
+    if found is None:
+        what = "is no warehouse" if file.exists() else "is not there"
+        raise Misuse(f"{file} {what}: give a copy of a published verify.duckdb")

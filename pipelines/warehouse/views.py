@@ -1,0 +1,113 @@
+"""Applies the views of `sql/`, with the settings that they read. What they mean: sql/."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import astuple
+from datetime import timedelta
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from pipelines.errors import Failure, first_line
+from pipelines.reading.defaults import SETTLED_AFTER
+from pipelines.settings import Settings
+from pipelines.twilio.limits import RETENTION
+from pipelines.warehouse.database import Database
+from pipelines.warehouse.upgrade import stamp_views, stamped_views
+
+# Twilio's default: an attempt this old is seldom converted later.
+CODE_VALIDITY = timedelta(minutes=10)
+_VIEWS = "select view_name from duckdb_views() where schema_name = 'main' and not internal"
+_LAYERS = ("staging", "marts", "reports")  # a view reads from no later folder
+
+
+def sql_folder() -> Path:
+    """`sql/` beside the package in a checkout, inside it when installed from a wheel."""
+    package = Path(__file__).parents[1]
+    inside = package / "sql"
+    return inside if inside.is_dir() else package.parent / "sql"
+
+
+def view_files() -> list[Path]:
+    """The files that make views, each after those whose views it reads."""
+    found = (sorted((sql_folder() / layer).glob("*.sql")) for layer in _LAYERS)
+    files = {file.stem: file for layer in found for file in layer}
+    order = TopologicalSorter({name: _read_by(file, files) for name, file in files.items()})
+    return [files[name] for name in order.static_order()]
+
+
+def _read_by(file: Path, files: Mapping[str, Path]) -> list[str]:
+    """Which of the views `files` make this one names."""
+    names = set(re.findall(r"\b(?:from|join) (\w+)", file.read_text(encoding="utf-8")))
+    return [name for name in files if name in names]
+
+
+def fingerprint(settings: Settings) -> str:
+    """Of all that views are made of: while it is the same, they need not be made anew."""
+    texts = [file.read_text(encoding="utf-8") for file in (_settings_file(), *view_files())]
+    whole = "\0".join([*texts, *map(str, _values(settings)), duckdb.__version__])
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def apply_views(database: Database, settings: Settings, again: bool = False) -> None:
+    """Creates `settings` and every view of `sql/` anew, in one transaction, unless they are as they
+    would be made; `again`: even then."""
+    connection, current = database.connection, fingerprint(settings)
+    there = {name for (name,) in database.rows(_VIEWS)}
+    as_they_were = there == {file.stem for file in view_files()}
+    if as_they_were and stamped_views(connection) == current and not again:
+        return
+    connection.begin()
+    create_views(connection, settings)
+    stamp_views(connection, current)
+    connection.commit()
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    """Replaces `settings` and all views of the current database by those of `sql/`.
+
+    Raises Failure naming the file whose SQL fails.
+    """
+    views = connection.execute(
+        "select view_name from duckdb_views()"
+        " where database_name = current_database() and schema_name = 'main' and not internal"
+    ).fetchall()
+    for (view,) in views:
+        connection.execute(f'drop view main."{view}"')
+    for file in (_settings_file(), *view_files()):
+        try:
+            connection.execute(file.read_text(encoding="utf-8"))
+        except duckdb.ProgrammingError as error:
+            raise Failure(f"{file}: {first_line(error)}") from error
+        if file.stem == "settings":
+            _fill_settings(connection, settings)
+
+
+def _settings_file() -> Path:
+    return sql_folder() / "settings.sql"
+
+
+def _fill_settings(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    """Lengths of time in seconds: a day is 23 or 25 hours where a reader's clocks change."""
+    connection.execute(
+        "insert into main.settings select ?, ?, ?, ?, ?, ?, ?, "
+        "to_seconds(?), to_seconds(?), to_seconds(?), [to_seconds(age) for age in ?]",
+        _values(settings),
+    )
+
+
+def _values(settings: Settings) -> list[Any]:
+    """In the order of the table's columns."""
+    return [
+        settings.verification_fee,
+        settings.fee_currency,
+        settings.timezone,
+        *astuple(settings.pumping),
+        *(age.total_seconds() for age in (CODE_VALIDITY, SETTLED_AFTER, RETENTION)),
+        [age.total_seconds() for age in settings.revisit_after],
+    ]

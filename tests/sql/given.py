@@ -1,0 +1,63 @@
+"""Attempts written by hand for the views, and what the views make of them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from pipelines.settings import Settings
+from pipelines.twilio.decode import decode
+from pipelines.warehouse.views import create_views
+
+CREATED = datetime(2026, 11, 1, 10, 0, tzinfo=timezone.utc)
+READ_LATE, READ_EARLY = timedelta(days=4), timedelta(minutes=2)
+CONVERTED = {"conversion_status": "converted"}
+Row = dict[str, Any]
+
+
+_applied: Settings | None = None  # in the one database that the tests of views share
+
+
+def given(database: duckdb.DuckDBPyConnection, *attempts: Row, **settings: Any) -> None:
+    """The attempts, and the views over them with these settings."""
+    add(database, *attempts)
+    apply_views(database, **settings)
+
+
+def apply_views(database: duckdb.DuckDBPyConnection, **settings: Any) -> None:
+    """Unless they are there already. Who changes the table of settings does so at every test."""
+    global _applied
+    wanted = Settings(directory=Path(), **settings)
+    if wanted != _applied:
+        create_views(database, wanted)
+        _applied = wanted
+    database.execute("update settings set timezone = ?", [wanted.timezone])
+
+
+def add(database: duckdb.DuckDBPyConnection, *attempts: Row) -> None:
+    """Attempts as the API would have said them; `age` is how old they were when read."""
+    for number, changes in enumerate(attempts):
+        data = {"to": "+573001234567", "country": "CO", "message_status": "delivered"}
+        attempt = {
+            "sid": f"VL{number}",
+            "verification_sid": "VE1",
+            "service_sid": "VA1",
+            "account_sid": "AC1",
+            "channel": "sms",
+            "conversion_status": "unconverted",
+            "date_created": f"{CREATED + timedelta(minutes=number):%Y-%m-%dT%H:%M:%SZ}",
+            "price": {"value": "0.05", "currency": "usd"},
+            **{k: v for k, v in changes.items() if k not in ("age", "data")},
+            "channel_data": {**data, **changes.get("data", {})},
+        }
+        created = datetime.fromisoformat(attempt["date_created"].replace("Z", "+00:00"))
+        page = decode([attempt], created + changes.get("age", READ_LATE)).attempts
+        database.register("page", page)
+        database.execute("insert into twilio_verify.attempts select * from page")
+
+
+def rows(database: duckdb.DuckDBPyConnection, query: str) -> list[tuple[Any, ...]]:
+    return database.execute(query).fetchall()

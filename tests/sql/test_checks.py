@@ -1,0 +1,410 @@
+"""The checks: each finds what it is for, a failed one keeps the published file, export is whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.__main__ import main
+from pipelines.warehouse import checks
+from pipelines.warehouse.checks import FAIL, WARN, check_files
+from pipelines.warehouse.views import view_files
+from tests.sql.given import given, rows
+from tests.worlds import NOW, REPOSITORY, Capture, World
+
+# One that no sync reads again in the next hour.
+TWICE = """insert into twilio_verify.attempts
+    from twilio_verify.attempts order by date_created limit 1 offset 900"""
+FIRST = "where sid = (select min(sid) from twilio_verify.attempts)"
+SUBTLE = """create or replace view {0} as
+    select * replace ({1} + (row_number() over () = 1)::bigint as {1}) from ({2})"""
+COUNTED = {
+    "daily_conversion": "attempts mature_attempts converted_attempts delivered_attempts"
+    " failed_attempts unknown_attempts verifications converted_verifications credited_conversions",
+    "conversion_cost": "attempts priced price_pending unpriced channel_spend wasted_spend"
+    " credited_conversions",
+    "verifications": "attempts",
+}
+
+
+HEAD = "-- severity: warn\n-- Rows.\n"
+
+
+@pytest.fixture
+def own_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Has `mine.sql`, with this text in it, be the only check."""
+
+    def written(text: str) -> Path:
+        mine = tmp_path / "mine.sql"
+        mine.write_text(text, encoding="utf-8")
+        monkeypatch.setattr(checks, "check_files", lambda: [mine])
+        return mine
+
+    return written
+
+
+def spoil(world: World, *statements: str) -> None:
+    with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def spoilt_view(name: str, column: str = "attempts") -> str:
+    """One too many in one of its rows."""
+    (file,) = [file for file in view_files() if file.stem == name]
+    body = file.read_text().partition(" as\n")[2].partition(";")[0]
+    return SUBTLE.format(name, column, body)
+
+
+PLANTED = {
+    "sids_are_unique": [TWICE],
+    "created_when_possible": [
+        f"update twilio_verify.attempts set date_created = read_at + interval 2 minute {FIRST}"
+    ],
+    "values_are_known": [f"update twilio_verify.attempts set channel = 'PIGEON' {FIRST}"],
+    "prices_are_positive": [f"update twilio_verify.attempts set price__value = '-0.01' {FIRST}"],
+    "fees_add_up": ["update twilio_verify.attempts set price__currency = 'Eur'"],
+    "no_new_gaps": [
+        "update twilio_verify.windows_read set created_before = read_at - interval 40 day,"
+        " created_after = read_at - interval 45 day, read_at = read_at - interval 20 day",
+        "insert into twilio_verify.windows_read select * replace (read_at - interval 10 day as"
+        " created_after, read_at as created_before) from (select * replace (read_at + interval"
+        " 20 day as read_at) from twilio_verify.windows_read limit 1)",
+    ],
+    "reconciled": [
+        f"insert into twilio_verify.reconciliations by name select '{filters}' as filters_hash,"
+        f" date '2026-11-01' as created_after, date '2026-11-02' as created_before,"
+        f" timestamptz '2026-11-20 {hour}:00:00Z' as reconciled_at, '{outcome}' as outcome,"
+        " '1' as _dlt_id, '1' as _dlt_load_id"
+        # The last is no answer to the first: it is another part of the account.
+        for filters, hour, outcome in (("a", "01", "differs"), ("b", "02", "agrees"))
+    ],
+    "synced_lately": [
+        "insert into twilio_verify.windows_read select * replace (read_at + interval 26 hour as"
+        " read_at, 'failed' as _dlt_load_id) from twilio_verify.windows_read limit 1"
+    ],
+}
+
+
+@pytest.mark.parametrize("name", [*PLANTED, "sums_agree"])
+@pytest.mark.usefixtures("synced")
+def test_each_check_finds_what_it_is_for_and_nothing_else(
+    configured: World, capsys: Capture, name: str
+) -> None:
+    if name == "sums_agree":
+        # Other views stand on it, so it is put in the place of one after them.
+        spoil(configured, spoilt_view("daily_conversion"))
+    else:
+        spoil(configured, *PLANTED.get(name, []))
+    later = timedelta(hours=27 if name == "synced_lately" else 0)
+    (severity,) = [f.read_text()[13:17] for f in check_files() if f.stem == name]
+    code = main(["check"], now=NOW + later)
+    told = capsys.readouterr()
+    verdicts = {
+        words[1].rstrip(":,"): words[0]
+        for words in (line.split() for line in told.out.splitlines() if line[0] != " ")
+    }
+    expected = {f.stem: severity if f.stem == name else "ok" for f in check_files()}
+    if name == "sids_are_unique":  # it is then counted twice as well
+        expected["sums_agree"] = FAIL
+    assert verdicts == expected
+    assert code == (severity == FAIL)
+    assert severity in (FAIL, WARN)
+    assert bool(re.fullmatch(r"(verify-sync: \d checks? of 9 failed\n)?", told.err))
+    assert bool(told.err) == code
+    assert any(line.startswith("      ") for line in told.out.splitlines())
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_view_in_which_every_attempt_is_counted_twice_is_noticed(
+    configured: World, capsys: Capture
+) -> None:
+    spoil(
+        configured,
+        "create or replace view error_codes as select code, name from (values ('30003', 'a'),"
+        " ('30003', 'b')) as codes (code, name)",
+    )
+    assert main(["check"], now=NOW) == 1
+    told = capsys.readouterr().out
+    views = ("daily_conversion", "conversion_cost")
+    assert all(f"view_name {view}, counted attempts, " in told for view in views)
+
+
+@pytest.mark.usefixtures("synced")
+def test_an_attempt_that_staging_loses_is_noticed(world: World) -> None:
+    (check,) = [file.read_text() for file in check_files() if file.stem == "sums_agree"]
+    with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
+        (staging,) = [file.read_text() for file in view_files() if file.stem == "stg_attempts"]
+        body = staging.partition(";")[0]
+        connection.execute(f"{body} where channel != 'rbm'")
+        found = connection.execute(check).fetchall()
+        assert [row[:2] for row in found] == [(view, "attempts") for view in sorted(COUNTED)]
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_view_that_counts_one_too_many_is_noticed(world: World) -> None:
+    """Whichever column it is that is one too high in one of its rows."""
+    (check,) = [file.read_text() for file in check_files() if file.stem == "sums_agree"]
+    with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
+        for view, columns in COUNTED.items():
+            for column in columns.split():
+                connection.begin()
+                connection.execute(spoilt_view(view, column))
+                (found,) = connection.execute(check).fetchall()
+                connection.rollback()
+                assert found[0] == view
+                assert found[2] == found[3] + 1, (view, column)
+        assert connection.execute(check).fetchall() == []
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_failed_check_keeps_the_published_file_and_what_was_read(
+    configured: World, capsys: Capture
+) -> None:
+    before = configured.settings.published.read_bytes()
+    spoil(configured, TWICE)
+    configured.move(hours=1)
+    assert main(["sync"], now=configured.now) == 1
+    told = capsys.readouterr().err
+    assert "check fail: sids_are_unique, 1 row: An attempt is stored twice" in told
+    assert told.splitlines()[-1] == (
+        "verify-sync: verify.duckdb stays as it was, because of sids_are_unique, sums_agree; what "
+        "was read is kept, `make check` shows the rows"
+    )
+    assert main(["views"], now=configured.now) == 1
+    assert configured.settings.published.read_bytes() == before
+    (configured.settings.directory / "loading.duckdb").unlink()  # as the README says
+    assert main(["sync"], now=configured.now) == 0
+    assert configured.stored().keys() >= configured.truth().keys()
+    assert configured.settings.published.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("prices", "found"),
+    [
+        ([("0.05", "usd"), ("0.05", "EUR")], []),
+        ([("0.05", "EUR"), ("0.06", "GBP"), (None, "USD")], [("EUR", 1), ("GBP", 1)]),
+        ([("0.05", None)], [("unknown", 1)]),
+        ([("free", "USD"), ("0.04", "EUR")], [("EUR", 1)]),
+        ([("free", "USD")], []),
+        ([], []),
+    ],
+)
+def test_fees_add_up_where_a_price_is_in_their_currency(
+    database: duckdb.DuckDBPyConnection,
+    prices: list[tuple[str | None, str | None]],
+    found: list[tuple[str, int]],
+) -> None:
+    given(database, *({"price": {"value": v, "currency": c}} for v, c in prices))
+    (check,) = [file.read_text() for file in check_files() if file.stem == "fees_add_up"]
+    assert sorted(rows(database, check)) == found
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_price_that_is_no_number_is_shown(configured: World, capsys: Capture) -> None:
+    spoil(configured, f"update twilio_verify.attempts set price__value = 'free' {FIRST}")
+    assert main(["check"], now=NOW) == 0
+    told = capsys.readouterr().out
+    assert "warn  prices_are_positive, 1 row: A price is negative" in told
+    assert "price__value free, price__currency" in told
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_warning_is_said_and_published(configured: World, capsys: Capture) -> None:
+    spoil(configured, f"update twilio_verify.attempts set price__value = '-0.01' {FIRST}")
+    configured.move(hours=1)
+    assert main(["sync"], now=configured.now) == 0
+    told = capsys.readouterr()
+    assert "check warn: prices_are_positive, 1 row: A price is negative" in told.err
+    assert "published" in told.out
+
+
+@pytest.mark.usefixtures("synced")
+def test_rows_are_shown_without_destinations_and_only_the_first(
+    configured: World, capsys: Capture, own_check: Callable[[str], Path]
+) -> None:
+    own_check(
+        "-- severity: warn\n-- Numbers.\nselect substr(destination, 2) as number,"
+        " substr(destination, 2)::bigint as whole, [destination] as more,"
+        " '57 300-123 4567' as spaced, substr(destination, 2)::double as real,"
+        " substr(destination, 2)::decimal(20) as exact,"
+        " '57.300.123.4567' as dotted, ['d@localhost', 'o''brien@example.com'] as mails,"
+        " 12_345_678 as amount, 1234567.5 as usd, 5e9 + 0.5 as part, date '2026-11-20'"
+        " as on_day from stg_attempts where channel = 'sms' order by attempt_sid;\n"
+    )
+    assert main(["check"], now=NOW) == 0
+    first, *rows, last = capsys.readouterr().out.splitlines()
+    (there,) = configured.query("select count(*) as n from raw where channel = 'sms'")
+    assert first == f"warn  mine, {there['n']:,} rows: Numbers."
+    shown = (
+        "number [redacted], whole [redacted], more ['[redacted]'], spaced [redacted],"
+        " real [redacted].0, exact [redacted], dotted [redacted],"
+        ' mails [[redacted], "[redacted]"],'
+        " amount 12345678, usd 1234567.5, part 5000000000.5, on_day 2026-11-20"
+    )
+    assert rows == [f"      {shown}"] * 20
+    assert last == f"      … and {there['n'] - 20:,} more"
+
+
+NO_CHECKS = [
+    ("select 1", "its first line must be '-- severity: fail' or '-- severity: warn'"),
+    (f"{HEAD}select a from nowhere", "nowhere does not exist!"),
+    (f"{HEAD}select nobody from stg_attempts", "`make views` helps"),
+    (f"{HEAD}selec 1", "syntax error"),
+    (f"{HEAD}select '573001234567x'::int as a", "[redacted]x"),
+    (f"{HEAD}select error('no more')", "no more"),
+    (f"{HEAD}-- to do", "one query"),
+    (f"{HEAD}select 1; select 2 where false", "one query"),
+    (f"\n{HEAD}select 1", "its first line"),
+    (f"{HEAD}drop view daily_conversion", "one query"),
+    (f"{HEAD}delete from twilio_verify.attempts returning sid", "one query"),
+    (f"{HEAD}commit; drop view daily_conversion; select 1", "one query"),
+]
+
+
+@pytest.mark.usefixtures("synced")
+def test_what_is_no_check_is_named_and_changes_nothing(
+    configured: World, capsys: Capture, own_check: Callable[[str], Path]
+) -> None:
+    """Where it could write as well: `views` and `sync` check in the file that they load into. One
+    that warns does so then, too: a slip in it must not hold back what was read."""
+    before = configured.query("select count(*) as n from daily_conversion")
+    for text, told in NO_CHECKS:
+        for severity in (WARN, FAIL) if text == NO_CHECKS[-1][0] else (WARN,):
+            mine = own_check(text.replace(WARN, severity))
+            fails = severity == FAIL or "first line" in told
+            start = f"{FAIL if fails else WARN}  mine: not run: "
+            assert main(["check"], now=NOW) == fails
+            (line,) = capsys.readouterr().out.splitlines()
+            assert line.startswith(start)
+            assert told in line
+            assert line.endswith(f" ({mine})")
+            if told != "one query":  # it could not have written
+                continue
+            assert main(["views"], now=NOW) == fails
+            assert f"check {start.replace('  mine', ': mine')}" in capsys.readouterr().err
+    own_check(f"\ufeff{HEAD}select 1 where false".replace("severity", "Severity"))
+    assert main(["check"], now=NOW) == 0
+    assert main(["views"], now=NOW) == 0
+    assert configured.query("select count(*) as n from daily_conversion") == before
+    assert configured.stored() == configured.truth()
+
+
+@pytest.mark.usefixtures("synced")
+def test_the_check_of_the_readme_is_one(
+    configured: World, capsys: Capture, own_check: Callable[[str], Path]
+) -> None:
+    (example,) = re.findall(
+        r"```text\n(-- severity.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL
+    )
+    own_check(example)
+    assert main(["check"], now=NOW) == 0
+    assert capsys.readouterr().out == "ok    mine\n"
+    own_check(example.replace("> 1000", "> 0").replace("warn", "fail"))
+    assert main(["check"], now=NOW) == 1
+    assert capsys.readouterr().out.startswith("fail  mine, 1,")
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_query_that_would_write_cannot(
+    configured: World, capsys: Capture, own_check: Callable[[str], Path]
+) -> None:
+    spoil(configured, "create sequence twilio_verify.counter")
+    own_check(f"{HEAD}select nextval('twilio_verify.counter')")
+    assert main(["views"], now=NOW) == 0
+    assert "check warn: mine: not run: " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("synced")
+def test_what_cannot_be_read_is_no_check_and_does_not_hide_the_others(
+    configured: World, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.sql").mkdir()
+    (tmp_path / "latin.sql").write_bytes(HEAD.encode() + b"select 'M\xe4rz'")
+    (tmp_path / "mine.sql").write_text(f"{HEAD}select 1 where false")
+    monkeypatch.setattr(checks, "check_files", lambda: sorted(tmp_path.glob("*.sql")))
+    assert main(["check"], now=NOW) == 1
+    folder, latin, mine = capsys.readouterr().out.splitlines()
+    assert folder.startswith("fail  folder: not run: Is a directory (")
+    assert latin.startswith("fail  latin: not run: it is not UTF-8 (")
+    assert mine == "ok    mine"
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_check_for_which_memory_does_not_suffice_is_not_passed(
+    configured: World, capsys: Capture, own_check: Callable[[str], Path]
+) -> None:
+    own_check("-- severity: fail\n-- Rows.\nselect list(range) as l from range(40_000_000)")
+    assert main(["views"], now=NOW) == 0
+    told = capsys.readouterr()
+    assert "check warn: mine: not run: memory does not suffice for it (" in told.err
+    assert "published" in told.out
+
+
+def test_a_first_sync_that_a_check_holds_back_says_so(
+    configured: World, capsys: Capture, own_check: Callable[[str], Path]
+) -> None:
+    mine = own_check("-- severity: fail\n-- Rows.\nselect 1 as one")
+    assert main(["sync"], now=NOW) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "verify-sync: verify.duckdb is not published, because of mine; what was read is kept, "
+        "`make check` shows the rows"
+    )
+    assert main(["sql", "select 1"], now=NOW) == 1
+    assert "which makes it or says what is in the way" in capsys.readouterr().err
+    assert main(["check"], now=NOW) == 1
+    assert "fail  mine, 1 row: Rows.\n      one 1\n" in capsys.readouterr().out
+    mine.write_text(f"{HEAD}select 1 where false")
+    assert main(["sync"], now=NOW) == 0
+    assert configured.stored() == configured.truth()
+
+
+def test_before_the_first_sync_there_is_nothing_to_check(
+    configured: World, capsys: Capture
+) -> None:
+    assert main(["check"], now=NOW) == 1
+    assert "run `make sync` first" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("synced")
+def test_an_export_has_every_view_and_raw_table(
+    configured: World, capsys: Capture, tmp_path: Path
+) -> None:
+    folder = tmp_path / "here" / "it's"
+    for _ in range(2):  # the second time in the place of the first
+        assert main(["export", str(folder)], now=NOW) == 0
+    names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    raw = ["attempts", "windows_read", "sync_runs", "reconciliations", "rejected_attempts"]
+    views = [*(file.stem for file in view_files()), "settings"]
+    expected = [*views, *(f"twilio_verify/{name}" for name in raw)]
+    assert names == {f"{name}.parquet" for name in expected}
+    for name in expected:  # by another reader than wrote it
+        rows = pq.read_table(folder / f"{name}.parquet").num_rows
+        relation = name.replace("/", ".")
+        assert [{"n": rows}] == configured.query(f"select count(*) as n from {relation}"), name
+    ages = pq.read_table(folder / "verification_attempts.parquet", columns=["read_age"])
+    (oldest,) = configured.query("select max(read_age) as age from verification_attempts")
+    assert max(ages["read_age"].to_pylist()) == oldest["age"].total_seconds()
+
+
+def test_an_export_that_cannot_be_written_says_so(
+    configured: World, capsys: Capture, tmp_path: Path
+) -> None:
+    assert main(["export", str(tmp_path / "out")], now=NOW) == 1
+    assert "run `make sync` first" in capsys.readouterr().err
+    configured.sync()
+    (tmp_path / "file").touch()
+    assert main(["export", str(tmp_path / "file")], now=NOW) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "/file is a file: give a folder" in told
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "twilio_verify").touch()
+    assert main(["export", str(tmp_path / "folder")], now=NOW) == 1
+    assert "folder/twilio_verify: " in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""The house: rooms of a bounded size, imports that run one way, and tests that mirror both."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.worlds import REPOSITORY
+
+PACKAGE = REPOSITORY / "pipelines"
+ROOMS = ("commands", "reading", "sandbox", "twilio", "warehouse")
+LONGEST = 300  # lines of a module
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose imports may be spoilt."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(PACKAGE, folder / "pipelines", ignore=shutil.ignore_patterns("__pyc*"))
+    shutil.copy(REPOSITORY / "pyproject.toml", folder)
+    return folder
+
+
+def lint(checkout: Path) -> subprocess.CompletedProcess[str]:
+    program = "from importlinter.cli import lint_imports_command as run; run()"
+    command = [sys.executable, "-c", program, "--no-cache", "--no-logo"]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+
+
+def test_imports_run_downwards_only(copy: Path) -> None:
+    kept = lint(copy)
+    assert kept.returncode == 0, kept.stdout
+    assert "3 kept, 0 broken" in kept.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("twilio/clock.py", "pipelines.commands.sync"),
+        ("reading/gaps.py", "pipelines.settings"),
+        ("source.py", "pipelines.warehouse.lock"),
+        ("errors.py", "pipelines.twilio.limits"),
+        ("warehouse/views.py", "pipelines.sandbox.account"),
+        ("commands/sync.py", "pipelines.sandbox.account"),
+        ("sandbox/state.py", "pipelines.twilio.limits"),
+    ],
+)
+def test_lint_fails_for_one_that_does_not(copy: Path, module: str, imported: str) -> None:
+    file = copy / "pipelines" / module
+    text = file.read_text(encoding="utf-8")
+    file.write_text(f"{text}\n\ndef wrong() -> None:\n    import {imported}\n", encoding="utf-8")
+    try:
+        broken = lint(copy)
+    finally:
+        file.write_text(text, encoding="utf-8")
+    assert broken.returncode == 1
+    assert "1 broken" in broken.stdout
+    assert imported in broken.stdout
+
+
+def test_few_modules_lie_flat_and_none_is_long() -> None:
+    assert len([*PACKAGE.glob("*.py")]) <= 8
+    assert {folder.parent.name for folder in PACKAGE.glob("*/__init__.py")} == set(ROOMS)
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert text.count("\n") <= LONGEST, file
+        assert ast.get_docstring(ast.parse(text)), file
+
+
+def test_tests_mirror_the_rooms() -> None:
+    for room in ROOMS:
+        assert [*(REPOSITORY / "tests" / room).glob("test_*.py")], room

@@ -1,0 +1,235 @@
+"""The rate limit: no trailing window with too many requests, whoever sends them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import Failure, Misuse
+from pipelines.twilio import pacing
+from pipelines.twilio.pacing import Pacer
+from tests.clocks import Time, wait_until
+from tests.worlds import busiest
+
+WINDOW = pacing.WINDOW
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> float:
+    """A window that many threads can wait for, in the machine's time."""
+    monkeypatch.setattr(pacing, "WINDOW", 0.4)
+    return 0.4
+
+
+def send(pacer: Pacer, arrivals: list[float], seconds: float = 0.0) -> None:
+    """A request that takes `seconds` and reaches the server somewhere in between."""
+    with pacer.slot():
+        before = random.uniform(0, seconds)
+        pacing.time.sleep(before)
+        arrivals.append(pacing.time.monotonic())
+        pacing.time.sleep(seconds - before)
+
+
+def send_many(pacer: Pacer, requests: int, seconds: float) -> list[float]:
+    arrivals: list[float] = []
+    with ThreadPoolExecutor(6) as threads:
+        for _ in range(requests):
+            threads.submit(send, pacer, arrivals, seconds)
+    return arrivals
+
+
+@pytest.mark.parametrize("limit", [1, 4, 10])
+def test_no_window_at_the_server_holds_more_than_the_limit(quick: float, limit: int) -> None:
+    with Pacer(limit) as pacer:
+        arrivals = send_many(pacer, 3 * limit, seconds=0.05)
+    assert len(arrivals) == 3 * limit
+    assert busiest(arrivals, quick) <= limit
+
+
+def test_runs_at_the_same_time_share_it_too(waits: Time, tmp_path: Path) -> None:
+    arrivals: list[float] = []
+    with Pacer(5, tmp_path / "requests") as one, Pacer(5, tmp_path / "requests") as other:
+        for number in range(15):
+            send(other if number % 2 else one, arrivals, seconds=0.02)
+    assert busiest(arrivals, WINDOW) == 5
+
+
+def test_a_burst_within_the_budget_goes_at_once_and_all_of_it_is_used(waits: Time) -> None:
+    arrivals: list[float] = []
+    with Pacer(10) as pacer:
+        for _ in range(30):
+            send(pacer, arrivals)
+    for number, at in enumerate(arrivals):
+        assert at == pytest.approx(number // 10 * WINDOW, abs=0.1)
+    assert busiest(arrivals, WINDOW) == 10
+
+
+def test_a_wait_is_told_once_whoever_waits(
+    waits: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "verify_sync")
+    with Pacer(2) as pacer:
+        pause = pacer.pause
+
+        def meanwhile_another_waits(seconds: float) -> None:
+            monkeypatch.setattr(pacer, "pause", pause)
+            send(pacer, [])
+
+        monkeypatch.setattr(pacer, "pause", meanwhile_another_waits)
+        for _ in range(3):
+            send(pacer, [])
+        assert waits.elapsed == pytest.approx(WINDOW, abs=0.1)
+        waits.sleep(WINDOW - 0.5)
+        send(pacer, [])  # half a second is too short to be told
+        assert waits.elapsed == pytest.approx(2 * WINDOW, abs=0.1)
+        for _ in range(2):
+            send(pacer, [])
+    assert caplog.messages == ["2 requests a minute are the limit: waiting 60 s"] * 2
+
+
+def test_runs_one_after_the_other_share_the_limit(waits: Time, tmp_path: Path) -> None:
+    arrivals: list[float] = []
+    for _ in range(5):  # as five processes would
+        with Pacer(4, tmp_path / "of" / "whoever" / "requests") as pacer:
+            for _ in range(3):
+                send(pacer, arrivals, seconds=2.0)
+    assert busiest(arrivals, WINDOW) == 4
+    assert arrivals[-1] < 4 * WINDOW
+
+
+def test_what_is_kept_nowhere_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Pacer(1) as pacer:
+        send(pacer, [])
+        assert pacer.taken() == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("begun", "windows"), [("since", 1), ("before", 2)])
+def test_a_request_in_flight_when_its_run_was_killed_counts(
+    waits: Time, tmp_path: Path, begun: str, windows: int
+) -> None:
+    """For whoever begins after that a minute long, for who runs already as if it took another."""
+    killed = Pacer(1, tmp_path / "requests")
+    other = Pacer(1, tmp_path / "requests")
+    in_flight = killed.slot()  # kept, or its end would release the slot at once
+    in_flight.__enter__()
+    if begun == "since":
+        other.close()
+        other = Pacer(1, tmp_path / "requests")
+    with other, other.slot():
+        assert waits.elapsed == pytest.approx(windows * WINDOW, abs=0.1)
+    killed.close()
+
+
+def test_a_stamp_from_the_future_blocks_no_longer_than_a_window(
+    waits: Time, tmp_path: Path
+) -> None:
+    with Pacer(1, tmp_path / "requests") as pacer:
+        send(pacer, [])
+    with sqlite3.connect(tmp_path / "requests") as slots:
+        slots.execute("update slots set free_at = free_at + 86400")
+    slots.close()
+    with Pacer(1, tmp_path / "requests") as pacer, pacer.slot():
+        assert waits.elapsed == pytest.approx(WINDOW, abs=0.1)
+
+
+def test_a_machine_that_slept_or_was_set_forward_keeps_its_limit(
+    waits: Time, tmp_path: Path
+) -> None:
+    """The next run goes by the clock on the wall."""
+    arrivals: list[float] = []
+    with Pacer(2, tmp_path / "requests") as pacer:
+        send(pacer, arrivals)
+        waits.slept += 3600  # an hour in which no time elapsed
+        send(pacer, arrivals)
+    with Pacer(2, tmp_path / "requests") as pacer:
+        for _ in range(3):
+            send(pacer, arrivals)
+    assert busiest(arrivals, WINDOW) == 2
+    assert arrivals[-1] == pytest.approx(2 * WINDOW, abs=0.1)
+
+
+def test_a_limit_that_is_none_is_refused() -> None:
+    with pytest.raises(Misuse, match="requests_per_minute"):
+        Pacer(0)
+
+
+def test_a_slow_answer_keeps_its_slot(waits: Time, tmp_path: Path) -> None:
+    sent: list[float] = []
+    with Pacer(1, tmp_path / "requests") as pacer:
+        with pacer.slot():
+            waits.sleep(3 * WINDOW)
+            slot, _ = pacer._claim()
+            assert slot is None
+        send(pacer, sent)
+    assert sent == [pytest.approx(4 * WINDOW, abs=0.1)]
+
+
+def test_a_broken_log_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "requests").write_bytes(b"not a database, after a power cut" * 100)
+    with Pacer(1, tmp_path / "requests") as pacer:
+        send(pacer, [])
+    with sqlite3.connect(tmp_path / "requests") as slots:
+        assert slots.execute("select count(*) from slots").fetchall() == [(1,)]
+    slots.close()
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "requests", tmp_path):
+        with pytest.raises(Failure, match=r"cannot be used: (unable to open|.*File exists)"):
+            Pacer(1, place)
+
+
+def test_whoever_waits_when_the_run_ends_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for eleven days."""
+    monkeypatch.setattr(pacing, "WINDOW", 10.0**6)
+    pacer = Pacer(1)
+    send(pacer, [])
+    found: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            send(pacer, [])
+        except Failure as failure:
+            found.append(failure)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    wait_until(lambda: pacer._told_until)
+    pacer.close()
+    waiting.join()
+    assert [str(failure) for failure in found] == ["given up, because the run has ended"]
+
+
+@given(
+    limit=st.integers(1, 6),
+    taken=st.lists(st.floats(0.5, 59.5), max_size=6),
+    requests=st.integers(0, 40),
+)
+def test_the_least_time_for_so_many_requests(limit: int, taken: list[float], requests: int) -> None:
+    """As a simulation of requests that are answered at once has it."""
+    with patch.object(pacing, "time", Time()), Pacer(limit) as pacer:
+        slots = sorted(taken)[:limit]
+        now = pacer._now()
+        for free_in in slots:
+            pacer._slots.execute("insert into slots (free_at) values (?)", [now + free_in])
+        assert pacer.taken() == len(slots)
+        slots, at = [*slots, *[0.0] * (limit - len(slots))], 0.0
+        for _ in range(requests):
+            at = max(at, min(slots))
+            slots.remove(min(slots))
+            slots.append(at + 60.0)
+        assert pacer.seconds_for(requests) == pytest.approx(at, abs=0.01)

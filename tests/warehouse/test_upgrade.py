@@ -1,0 +1,122 @@
+"""A warehouse of the previous release is brought along; one of a newer release is left alone."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from pipelines.__main__ import main
+from pipelines.warehouse.upgrade import LAYOUT
+from tests.worlds import NOW, REPOSITORY, Capture, World, environment_of, refused
+
+MakeWorld = Callable[..., World]
+# Made by release 0.1.0 from the sandbox's account of 300 attempts, with syncs a day and 23 hours
+# before NOW: the folder as that release left it, on Python 3.10, whose DuckDB is the oldest of the
+# lock file: each of the others can read what it writes.
+PREVIOUS = REPOSITORY / "tests" / "fixtures" / "warehouse-0.1.0.tar.xz"
+NEWER = "update twilio_verify._verify_sync set layout = layout + 1, release = '9.9.9'"
+
+
+@pytest.fixture
+def previous(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = make_world(attempts=300)
+    with tarfile.open(PREVIOUS) as archive:
+        archive.extractall(world.settings.directory.parent, filter="data")
+    for name, value in environment_of(world).items():
+        monkeypatch.setenv(name, value)
+    return world
+
+
+def files(world: World) -> dict[str, bytes]:
+    return {
+        str(path): path.read_bytes()
+        for path in world.settings.directory.rglob("*")
+        if path.is_file() and "lock" not in path.name and path.suffix != ".sqlite"
+    }
+
+
+def layout(file: Path) -> list[tuple[object, ...]]:
+    with duckdb.connect(str(file), read_only=True) as connection:
+        return connection.execute("select * from twilio_verify._verify_sync").fetchall()
+
+
+def test_the_previous_release_is_brought_along_by_the_next_run(
+    previous: World, capsys: Capture
+) -> None:
+    before = previous.stored()
+    assert main(["status"], now=NOW) == 0  # and already tells what there is
+    assert "last successful sync  none" in capsys.readouterr().out
+    assert main(["sync"], now=NOW) == 0
+    asked = len(previous.sandbox.log)
+    assert asked <= 8  # what was read is not read again but where it is due
+    after = previous.stored()
+    assert before.keys() <= after.keys()
+    assert after.keys() == previous.truth().keys()
+    (run,) = previous.query("from sync_history")
+    assert (run["outcome"], run["attempts_new"]) == ("done", len(after) - len(before))
+    for name in ("loading.duckdb", "verify.duckdb"):
+        assert layout(previous.settings.directory / name)[0][0] == LAYOUT
+    assert main(["reconcile", "--days", "3"], now=NOW) == 0  # into a table that has grown a column
+    (found,) = previous.query(
+        "select count(conversions_judged) as n from twilio_verify.reconciliations"
+    )
+    assert found == {"n": 4}
+    assert main(["check"], now=NOW) == 0
+
+
+def test_a_column_that_the_previous_release_lacks_is_there_before_the_first_load(
+    previous: World,
+) -> None:
+    """Of the attempts too: the views read it, also where nothing is read from Twilio."""
+    with duckdb.connect(str(previous.settings.directory / "loading.duckdb")) as connection:
+        connection.execute("alter table twilio_verify.attempts drop column channel_data__carrier")
+    assert main(["views"], now=NOW) == 0
+    (found,) = previous.query("select count(*) as n, count(channel_data__carrier) as m from raw")
+    assert found["n"] > found["m"] == 0
+    assert main(["sync"], now=NOW) == 0
+    assert previous.stored().keys() == previous.truth().keys()
+
+
+def test_a_backup_of_the_previous_release_is_restored(previous: World, tmp_path: Path) -> None:
+    backup = previous.settings.published.rename(tmp_path / "backup.duckdb")
+    (previous.settings.directory / "loading.duckdb").unlink()
+    assert main(["restore", str(backup)], now=NOW) == 0
+    assert main(["sync"], now=NOW) == 0
+    assert previous.stored().keys() == previous.truth().keys()
+
+
+@pytest.mark.parametrize("name", ["loading.duckdb", "verify.duckdb"])
+def test_a_newer_release_is_left_alone(configured: World, capsys: Capture, name: str) -> None:
+    configured.sync()
+    with duckdb.connect(str(configured.settings.directory / name)) as connection:
+        connection.execute(NEWER)
+    before, asked = files(configured), len(configured.sandbox.log)
+    capsys.readouterr()
+    restored = str(configured.settings.directory / name)
+    for argv in (
+        ["sync"], ["sync", "--dry-run"], ["backfill"], ["reconcile"], ["views"], ["status"],
+        ["check"], ["fetch", "VL" + "0" * 32], ["restore", restored],
+    ):  # fmt: skip
+        code, line = refused(capsys, *argv)
+        assert (code, f"{name} was made by a newer verify-sync, 9.9.9" in line) == (2, True), argv
+    assert len(configured.sandbox.log) == asked
+    assert files(configured) == before
+
+
+def test_a_backup_of_a_newer_release_replaces_nothing(
+    configured: World, capsys: Capture, tmp_path: Path
+) -> None:
+    configured.sync()
+    backup = tmp_path / "backup.duckdb"
+    backup.write_bytes(configured.settings.published.read_bytes())
+    with duckdb.connect(str(backup)) as connection:
+        connection.execute(NEWER)
+    before = files(configured)
+    capsys.readouterr()
+    code, line = refused(capsys, "restore", str(backup))
+    assert (code, "newer verify-sync" in line) == (2, True)
+    assert files(configured) == before
