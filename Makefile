@@ -90,51 +90,47 @@ clean: ## remove .venv and caches; warehouses stay
 RESOLVE := uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
 	--no-annotate --no-header --no-emit-index-url
 
-# Apart, because dlt imports pandas where it finds it: half a second and 50 MB in every process.
-.venv/bench/ready: requirements-bench.lock .venv/ready-dev
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
-		--target .venv/bench -r requirements-bench.lock
-	@touch $@
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --no-deps
+
+# One set-up at a time, where the system can tell: a second one waits, and finds nothing to do.
+SET_UP := $(MAKE) --silent --no-print-directory ALONE=1
+ifneq ($(shell command -v flock),)
+SET_UP := flock -n Makefile true || echo "another make sets up .venv: waiting for it" >&2; \
+	flock Makefile $(SET_UP)
+endif
+
+# A .venv of another place is of no use, nor of a Python that is gone: its files name both.
+USELESS := $(shell test ! -e .venv || { \
+	test -d .venv/lib/python$$($(BIN)/python -V | cut -d ' ' -f 2 | cut -d . -f 1,2) && \
+	{ test ! -s .venv/ready || test "$$(cat .venv/ready)" = "$$(pwd -P)"; }; } 2>/dev/null || echo useless)
+.PHONY: useless
+
+# What runs. Otherwise .venv is brought up to date, also after a set-up that was interrupted.
+.venv/ready: requirements.lock pyproject.toml $(USELESS)
+ifndef ALONE
+	@$(SET_UP) $@
+else
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || \
+		{ echo "verify-sync needs Python 3.10 to 3.14: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(if $(USELESS),rm -rf .venv)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { \
+		rm -rf .venv; \
+		echo "no venv module: install it first (Debian: apt install python3-venv)" >&2; exit 1; }
+	@$(INSTALL) -r requirements.lock >&2
+	@$(INSTALL) --quiet --no-build-isolation --editable .
+	@pwd -P > $@
+endif
 
 # What lints and tests, beside what runs.
 .venv/ready-dev: requirements-dev.lock .venv/ready
-	$(call install,requirements-dev.lock)
+ifndef ALONE
+	@$(SET_UP) $@
+else
+	@$(INSTALL) -r requirements-dev.lock >&2
 	@touch $@
+endif
 
-# A .venv of another place, or of a Python that is gone, is of no use: its scripts name both by their
-# whole paths. One that was never finished begins anew as well.
-MOVED := $(shell test ! -e .venv || { test -x $(BIN)/python && \
-	test "$$(cat .venv/ready 2>&1)" = "$$(pwd)"; } || echo moved)
-.PHONY: moved
-
-# What runs.
-.venv/ready: requirements.lock pyproject.toml $(MOVED)
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || \
-		{ echo "verify-sync needs Python 3.10 to 3.14: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@$(if $(MOVED),rm -rf .venv,:)
-	@test -d .venv || $(PYTHON) -m venv .venv || { rm -rf .venv; \
-		echo "no venv module: install it first (Debian: apt install python3-venv)" >&2; exit 1; }
-	$(call install,requirements.lock)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--no-build-isolation --editable .
-	@pwd > $@
-
-# pip, in one line that tells how far it is; where no terminal shows that, in one for ten packages.
-# Some registries have pip download each package as it is looked up, others all of them afterwards.
-define install
-	@{ $(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-input \
-		--progress-bar off -r $(1) 2>&1; echo "exit $$?"; } | { \
-	all=$$(grep -c == $(1)); found=0; got=0; \
-	tell() { if test -t 2; then printf '\r\033[Ksetting up .venv: %s' "$$2"; \
-		elif test $$(($$1 % 10)) -eq 0; then echo "setting up .venv: $$2"; fi; }; \
-	while IFS= read -r line; do case "$$line" in \
-		"Ignoring "*) all=$$((all - 1)) ;; \
-		"Collecting "*|"Processing "*|"Requirement already "*) found=$$((found + 1)); \
-			name=$${line%% (*}; name=$${name##*[ /]}; \
-			tell $$found "package $$found of $$all $${name%%[=-]*}" ;; \
-		"Downloading "*|"Using cached "*) got=$$((got + 1)); tell $$got "download $$got of $$all" ;; \
-		"Installing "*) tell 0 "unpacking $$all" ;; \
-		ERROR*|"WARNING: Retrying"*) echo "$$line" ;; \
-		"exit "*) test ! -t 2 || printf '\r\033[K'; exit $${line#exit } ;; \
-	esac; done; } >&2
-endef
+# Apart, because dlt imports pandas where it finds it: half a second and 50 MB in every process.
+.venv/bench/ready: requirements-bench.lock .venv/ready-dev
+	@$(INSTALL) --upgrade --target .venv/bench -r requirements-bench.lock >&2
+	@touch $@

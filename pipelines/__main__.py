@@ -16,7 +16,11 @@ from pipelines.interrupt import INTERRUPTED, heed_signals, ignore_signals, was_i
 
 def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
     """Runs one command at `now` (aware; default: the clock, read once); returns the exit code."""
-    arguments = parser().parse_args(argv)
+    try:
+        arguments = parser().parse_args(argv)
+    except KeyboardInterrupt:  # while the commands are imported
+        print(f"verify-sync: {INTERRUPTED}", file=sys.stderr)
+        return 1
     log_to_stderr(arguments)
     try:
         from pipelines.settings import load_settings  # only now: they come by dlt, which takes long

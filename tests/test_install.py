@@ -19,7 +19,20 @@ from tests.worlds import REPOSITORY, World, environment_of
 MakeWorld = Callable[..., World]
 # What it needs is there: nothing is fetched.
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
-MAKES_READY = "-m venv .venv"
+# What stands for Python where make sets up a checkout: it fails or waits as files there tell it.
+PYTHON = """#!/bin/sh
+case "$*" in
+-V) echo "Python 3.11.7" ;;
+"-m venv --clear .venv")
+    rm -rf .venv; mkdir -p .venv/bin .venv/lib/python3.11; cp "$0" .venv/bin/python
+    touch .venv/has-pip; echo venv >> told ;;
+"-m pip --version") test -e .venv/has-pip ;;
+"-m pip install "*)
+    if test -e fail; then echo "ERROR: no such package" >&2; exit 1; fi
+    if test -p pause; then cat pause; fi
+    for last do :; done; case "$last" in *.lock) echo "$last" ;; *) echo editable ;; esac >> told ;;
+esac
+"""
 
 
 @pytest.fixture(scope="session")
@@ -82,50 +95,136 @@ def test_it_works_where_it_is_installed(
     assert installed("check")[0] == 0
 
 
+class Checkout:
+    """A folder that make sets up, where Python is a script that writes down what it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-dev.lock"):
+            shutil.copy(REPOSITORY / name, folder)
+        python = folder / "python"
+        python.write_text(PYTHON, encoding="utf-8")
+        python.chmod(0o755)
+
+    def start(self, target: str) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+        environment["PYTHON"] = f"{self.folder}/python".replace(" ", "\\ ")
+        return subprocess.Popen(
+            ["make", target], cwd=self.folder, env=environment, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def make(self, target: str = ".venv/ready") -> tuple[int, str, list[str]]:
+        """Exit code, complaints, and what Python was told to do, in short."""
+        (self.folder / "told").write_text("")
+        running = self.start(target)
+        _, complaints = running.communicate()
+        return running.returncode, complaints, self.told()
+
+    def told(self) -> list[str]:
+        return (self.folder / "told").read_text().split()
+
+    @property
+    def venv(self) -> Path:
+        return self.folder / ".venv"
+
+
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path: Path) -> Checkout:
     """One that was set up."""
-    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-dev.lock"):
-        shutil.copy(REPOSITORY / name, tmp_path)
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    (tmp_path / ".venv" / "ready").write_text(f"{tmp_path}\n")
-    (tmp_path / ".venv" / "ready-dev").touch()
-    return tmp_path
+    checkout = Checkout(tmp_path)
+    code, _, told = checkout.make(".venv/ready-dev")
+    assert (code, told) == (0, ["venv", "requirements.lock", "editable", "requirements-dev.lock"])
+    (checkout.venv / "mark").touch()
+    return checkout
 
 
-def planned(checkout: Path, target: str) -> str:
+def test_it_is_set_up_once(checkout: Checkout) -> None:
+    for target in (".venv/ready", ".venv/ready-dev"):
+        assert checkout.make(target)[::2] == (0, [])
+    assert "install" not in planned(checkout.folder, "sync")
+
+
+def test_only_what_has_changed_is_installed(checkout: Checkout) -> None:
+    later = time.time() + 60
+    os.utime(checkout.folder / "requirements-dev.lock", (later, later))
+    assert checkout.make() == (0, "", [])
+    assert checkout.make(".venv/ready-dev")[::2] == (0, ["requirements-dev.lock"])
+    assert (checkout.venv / "mark").exists()
+
+
+def test_one_that_was_moved_is_set_up_anew(checkout: Checkout) -> None:
+    moved = Checkout(checkout.folder.rename(checkout.folder.with_name("moved to here")))
+    assert moved.make()[::2] == (0, ["venv", "requirements.lock", "editable"])
+    assert not (moved.venv / "mark").exists()
+    assert moved.make() == (0, "", [])
+
+
+def test_another_name_of_the_same_place_is_no_move(checkout: Checkout) -> None:
+    link = checkout.folder.with_name("link")
+    link.symlink_to(checkout.folder)
+    assert "install" not in planned(link, "sync")
+    # A shell's own idea of where it is.
+    command = f"cd '{link}' && make --dry-run sync"
+    told = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+    assert "install" not in told
+
+
+@pytest.mark.parametrize("harm", ["gone", "another"])
+def test_one_whose_python_is_gone_is_set_up_anew(checkout: Checkout, harm: str) -> None:
+    python = checkout.venv / "bin" / "python"
+    if harm == "gone":
+        python.unlink()
+        python.symlink_to("/no/such/python")
+    else:  # as an upgrade of the system leaves it
+        python.write_text(PYTHON.replace("3.11", "3.12"), encoding="utf-8")
+    assert checkout.make()[::2] == (0, ["venv", "requirements.lock", "editable"])
+    assert not (checkout.venv / "mark").exists()
+
+
+def test_one_whose_set_up_was_interrupted_is_set_up_to_its_end(checkout: Checkout) -> None:
+    (checkout.venv / "ready").unlink()
+    assert checkout.make()[::2] == (0, ["requirements.lock", "editable"])
+    assert (checkout.venv / "mark").exists()
+    (checkout.venv / "ready").unlink()
+    (checkout.venv / "has-pip").unlink()
+    assert checkout.make()[::2] == (0, ["venv", "requirements.lock", "editable"])
+
+
+def test_a_set_up_that_fails_says_why_and_is_tried_again(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path)
+    (tmp_path / "fail").touch()
+    for _ in range(2):
+        code, complaints, _ = checkout.make()
+        assert code != 0
+        assert "no such package" in complaints
+    (tmp_path / "fail").unlink()
+    assert checkout.make()[::2] == (0, ["requirements.lock", "editable"])
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
+def test_of_two_at_once_one_waits_and_finds_nothing_to_do(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path)
+    pause = tmp_path / "pause"
+    os.mkfifo(pause)
+    (tmp_path / "told").touch()
+    with (
+        checkout.start(".venv/ready") as one,
+        pause.open("w") as paused,  # once it installs
+        checkout.start(".venv/ready") as other,
+    ):
+        assert other.stderr is not None
+        assert "waiting" in other.stderr.readline()
+        pause.unlink()
+        paused.close()
+        assert (one.wait(), other.wait()) == (0, 0)
+    assert checkout.told() == ["venv", "requirements.lock", "editable"]
+
+
+def planned(folder: Path, target: str) -> str:
     """What make would do."""
     command = ["make", "--dry-run", target]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
     return subprocess.run(
-        command, cwd=checkout, env=environment, capture_output=True, text=True, check=True
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=True
     ).stdout
-
-
-def test_a_checkout_is_set_up_once(checkout: Path) -> None:
-    for target in ("sync", "test", "lint"):
-        assert MAKES_READY not in planned(checkout, target)
-    shutil.copy(REPOSITORY / "requirements-dev.lock", checkout)
-    os.utime(checkout / "requirements-dev.lock", (time.time() + 60, time.time() + 60))
-    assert "requirements-dev.lock" in planned(checkout, "test")
-    assert "install" not in planned(checkout, "sync")
-
-
-def test_one_that_was_moved_is_set_up_anew(checkout: Path) -> None:
-    moved = checkout.with_name("moved to here")
-    checkout.rename(moved)
-    told = planned(moved, "sync")
-    assert told.index("rm -rf .venv") < told.index(MAKES_READY) < told.index("requirements.lock")
-
-
-def test_one_whose_python_is_gone_is_set_up_anew(checkout: Path) -> None:
-    python = checkout / ".venv" / "bin" / "python"
-    python.unlink()
-    python.symlink_to("/no/such/python")
-    assert "rm -rf .venv" in planned(checkout, "sync")
-
-
-def test_one_whose_set_up_was_interrupted_is_set_up_anew(checkout: Path) -> None:
-    (checkout / ".venv" / "ready").unlink()
-    assert "rm -rf .venv" in planned(checkout, "sync")

@@ -193,6 +193,23 @@ def test_a_sync_that_waits_for_an_answer_ends_when_told(
         assert "Traceback" not in told
 
 
+def test_a_signal_that_comes_before_anything_has_begun(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """While the commands are imported."""
+
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("pipelines.__main__.parser", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, line = refused(capsys, "status")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (code, line.startswith("verify-sync: interrupted")) == (1, True)
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full")
 @pytest.mark.usefixtures("synced")
 def test_output_that_cannot_be_written_is_a_failure(world: World) -> None:
