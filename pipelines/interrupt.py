@@ -1,4 +1,4 @@
-"""Signals end a run: at once while it reads, after the load package while it loads one."""
+"""Signals that end a run: at once, or after the load package. What is told then: __main__."""
 
 from __future__ import annotations
 

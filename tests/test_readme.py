@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import main
+from pipelines.commands import names
 from pipelines.sandbox.account import Account
 from pipelines.sandbox.server import Sandbox
 from pipelines.warehouse.views import view_files
@@ -95,51 +96,15 @@ def test_the_figures_it_quotes_are_what_the_bench_found() -> None:
     assert set(lines) <= set(found.splitlines())
 
 
-def test_every_make_target_it_names_exists() -> None:
+def test_it_names_every_command_and_every_make_target_it_names_exists() -> None:
     named = set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)?)", README))
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    assert {
-        "demo",
-        "test",
-        "sync",
-        "backfill",
-        "list",
-        "fetch",
-        "reconcile",
-        "status",
-        "sql",
-        "check",
-        "views",
-        "export",
-        "restore",
-        "sandbox",
-        "lint",
-        "test-long",
-        "test-busy",
-        "test-pythons",
-        "bench",
-    } <= named
+    others = {"test", "test-long", "test-busy", "test-pythons", "lint", "bench"}
+    assert {*names(), *others} <= named
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        "demo",
-        "sync",
-        "backfill",
-        "list",
-        "fetch",
-        "reconcile",
-        "status",
-        "sql",
-        "check",
-        "views",
-        "export",
-        "restore",
-        "sandbox",
-    ],
-)
+@pytest.mark.parametrize("target", names())
 def test_a_make_target_runs_the_command_of_its_name(target: str) -> None:
     command = ["make", "-n", target, "ARGS=--some-option", "QUERY=select 1"]
     told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)

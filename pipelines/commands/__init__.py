@@ -23,10 +23,15 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action=_Version, nargs=0, help="print the release and exit")
     adding = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            _add(adding, module.name)
+    for name in names():
+        _add(adding, name)
     return whole
+
+
+def names() -> list[str]:
+    """Of the commands, in alphabetical order."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return [name for name in modules if not name.startswith("_")]
 
 
 def _add(adding: argparse._SubParsersAction[Parser], name: str) -> None:

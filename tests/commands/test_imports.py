@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pipelines import release
-from pipelines.commands import parser
+from pipelines.commands import names
 from tests.worlds import REPOSITORY, World, environment_of
 
 HEAVY = ("dlt", "duckdb", "pyarrow", "numpy", "pendulum", "requests", "tqdm")
@@ -22,7 +22,6 @@ except SystemExit as stopped:
     code = stopped.code
 print("ends with", code, "has", *(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)
 """
-COMMANDS = parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
 
 
 def imported(*argv: str, **environment: str) -> tuple[str, str]:
@@ -38,7 +37,7 @@ def test_the_release_is_told_at_once() -> None:
     assert imported("--version") == (f"verify-sync {release()}\n", "ends with 0 has")
 
 
-@pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in COMMANDS)])
+@pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in names())])
 def test_help_comes_at_once(argv: list[str]) -> None:
     told, end = imported(*argv)
     assert told.startswith("usage: verify-sync")
@@ -50,7 +49,7 @@ def test_help_comes_at_once(argv: list[str]) -> None:
     [
         [],
         ["no-such-command"],
-        *([name, "--no-such-option"] for name in COMMANDS),
+        *([name, "--no-such-option"] for name in names()),
         ["sync", "--wait", "for ever"],
         ["backfill", "--days", "0"],
         ["list", "--limit", "none"],
