@@ -101,14 +101,14 @@ endif
 
 # A .venv of another place is of no use, nor of a Python that is gone: its files name both.
 USELESS := $(shell test ! -e .venv || { \
-	test -d .venv/lib/python$$($(BIN)/python -V | cut -d ' ' -f 2 | cut -d . -f 1,2) && \
-	{ test ! -s .venv/ready || test "$$(cat .venv/ready)" = "$$(pwd -P)"; }; } 2>/dev/null || echo useless)
+	v=$$($(BIN)/python -V | cut -d ' ' -f 2 | cut -d . -f 1,2) && ls -d .venv/lib/python$${v:-0}* && \
+	{ test ! -s .venv/ready || test "$$(cat .venv/ready)" = "$$(pwd -P)"; }; } >/dev/null 2>&1 || echo useless)
 .PHONY: useless
 
 # What runs. Otherwise .venv is brought up to date, also after a set-up that was interrupted.
 .venv/ready: requirements.lock pyproject.toml $(USELESS)
 ifndef ALONE
-	@$(SET_UP) $@
+	+@$(SET_UP) $@
 else
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || \
 		{ echo "verify-sync needs Python 3.10 to 3.14: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -124,7 +124,7 @@ endif
 # What lints and tests, beside what runs.
 .venv/ready-dev: requirements-dev.lock .venv/ready
 ifndef ALONE
-	@$(SET_UP) $@
+	+@$(SET_UP) $@
 else
 	@$(INSTALL) -r requirements-dev.lock >&2
 	@touch $@

@@ -50,6 +50,7 @@ def installed(make_world: MakeWorld, tmp_path: Path) -> World:
     script.write_text(SCRIPT.format(python=sys.executable, place=str(place)))
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     (script.parent / "python").symlink_to(sys.executable)
+    (place / ".venv" / "lib" / "python{}.{}".format(*sys.version_info)).mkdir(parents=True)
     (place / ".venv" / "ready").write_text(f"{place}\n")
     (place / ".dlt").mkdir()
     (place / ".dlt" / "config.toml").write_text(
