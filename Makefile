@@ -82,12 +82,12 @@ bench: .venv/bench/ready ## measure beside dlt's rest_api and Twilio's own clien
 
 lock: ## resolve the lock files anew from pyproject.toml (needs uv)
 	$(RESOLVE) --group build --output-file requirements.lock
-	$(RESOLVE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(RESOLVE) --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## remove .venv and caches; warehouses stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .nox
 
-RESOLVE := uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
+RESOLVE := uv pip compile pyproject.toml --universal --python-version 3.10 \
 	--no-annotate --no-header --no-emit-index-url
 
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --no-deps
@@ -115,7 +115,7 @@ else
 	@$(if $(USELESS),rm -rf .venv)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { \
 		rm -rf .venv; \
-		echo "no venv module: install it first (Debian: apt install python3-venv)" >&2; exit 1; }
+		echo "no .venv without the venv module (Debian: apt install python3-venv)" >&2; exit 1; }
 	@$(INSTALL) -r requirements.lock >&2
 	@$(INSTALL) --quiet --no-build-isolation --editable .
 	@pwd -P > $@

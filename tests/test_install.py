@@ -30,6 +30,7 @@ case "$*" in
 "-m pip install "*)
     if test -e fail; then echo "ERROR: no such package" >&2; exit 1; fi
     if test -p pause; then cat pause; fi
+    case "$*" in *--quiet*) ;; *) echo "Collecting" ;; esac
     for last do :; done; case "$last" in *.lock) echo "$last" ;; *) echo editable ;; esac >> told ;;
 esac
 """
@@ -95,6 +96,31 @@ def test_it_works_where_it_is_installed(
     assert installed("check")[0] == 0
 
 
+def locked(name: str) -> set[str]:
+    """The requirements of a lock file: names, versions and markers."""
+    return set((REPOSITORY / name).read_text(encoding="utf-8").splitlines())
+
+
+def test_what_runs_is_installed_without_what_lints_and_tests() -> None:
+    """And both in the same versions: the second is installed over the first."""
+    runs, all_of_it = locked("requirements.lock"), locked("requirements-dev.lock")
+    only_dev = {
+        "hypothesis",
+        "import-linter",
+        "mypy",
+        "nox",
+        "pytest",
+        "ruff",
+        "sqlfluff",
+        "twilio",
+    }
+    assert only_dev <= {line.partition("==")[0] for line in all_of_it}
+    assert not only_dev & {line.partition("==")[0] for line in runs}
+    assert {line.partition(" ;")[0] for line in runs} <= {
+        line.partition(" ;")[0] for line in all_of_it
+    }
+
+
 class Checkout:
     """A folder that make sets up, where Python is a script that writes down what it is told."""
 
@@ -133,8 +159,9 @@ class Checkout:
 def checkout(tmp_path: Path) -> Checkout:
     """One that was set up."""
     checkout = Checkout(tmp_path)
-    code, _, told = checkout.make(".venv/ready-dev")
+    code, progress, told = checkout.make(".venv/ready-dev")
     assert (code, told) == (0, ["venv", "requirements.lock", "editable", "requirements-dev.lock"])
+    assert progress.count("Collecting") == 2  # pip is not silent
     (checkout.venv / "mark").touch()
     return checkout
 

@@ -9,13 +9,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from pipelines.__main__ import main
 from pipelines.errors import keep_secret, redact
 from pipelines.warehouse import database
-from tests import nursery
 from tests.clocks import Time
 from tests.worlds import NOW, REPOSITORY, Capture, World, refused, run_in_process
 
@@ -39,60 +37,6 @@ def test_sync_without_credentials_names_them_and_the_demo(
         for name in ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_API_KEY", "make demo"):
             assert name in line
     assert not (tmp_path / "w").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "told"),
-    [
-        ("SOURCES__TWILIO_VERIFY__PAGE_SIZE", "1001", "page_size"),
-        ("SOURCES__TWILIO_VERIFY__PAGE_SIZE", "many", "page_size"),
-        ("SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE", "0", "requests_per_minute"),
-        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["26h", "15m", "3d"]', "revisit_after"),
-        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["15m", "26h"]', "revisit_after"),
-        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["soon", "3d"]', "revisit_after"),
-        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["29d"]', "revisit_after"),
-        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["99999999999d"]', "revisit_after"),
-        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", "3d", "revisit_after"),
-        ("SOURCES__TWILIO_VERIFY__BASE_URL", "http://verify.twilio.com", "base_url"),
-        ("WAREHOUSE__TIMEZONE", "Mars/Olympus", "timezone"),
-        ("WAREHOUSE__TIMEZONE", "posixrules", "timezone"),  # Python knows it, DuckDB does not
-        ("WAREHOUSE__PUMPING_VERIFICATIONS", "0", "pumping_verifications"),
-        ("WAREHOUSE__PUMPING_RATE", "1.5", "pumping_rate"),
-        ("WAREHOUSE__PUMPING_Z_SCORE", "many", "pumping_z_score: 'many' is not a number"),
-        ("WAREHOUSE__FEE_CURRENCY", "dollars", "fee_currency"),
-        ("WAREHOUSE__VERIFICATION_FEE", "free", "verification_fee"),
-        ("WAREHOUSE__VERIFICATION_FEE", "nan", "verification_fee"),
-        ("TWILIO_ACCOUNT_SID", "AC123", "TWILIO_ACCOUNT_SID"),
-    ],
-)
-def test_a_wrong_setting_is_named_before_any_request(
-    configured: World,
-    capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    value: str,
-    told: str,
-) -> None:
-    monkeypatch.setenv(name, value)
-    code, line = refused(capsys, "sync")
-    assert (code, told in line) == (2, True)
-    assert configured.sandbox.log == []
-
-
-def test_a_broken_configuration_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / ".dlt").mkdir()
-    (tmp_path / ".dlt" / "config.toml").write_text("x = [")
-    told = nursery.run("pipelines", ("sync",), {**os.environ, "DLT_PROJECT_DIR": str(tmp_path)})
-    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
-    assert "config.toml" in told.stderr
-
-
-def test_a_variable_that_only_looks_like_a_setting_is_not_read(
-    configured: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("PAGE_SIZE", "TIMEOUT", "DIR", "SOURCES__PAGE_SIZE"):
-        monkeypatch.setenv(name, "nonsense")
-    assert main(["sync"], now=NOW) == 0
 
 
 def test_refused_credentials_exit_2_without_telling_them(
@@ -247,81 +191,6 @@ def test_dry_run_says_what_is_due(configured: World, capfd: Capture) -> None:
     assert capfd.readouterr().out.startswith("due: 0 attempts in 0 windows")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "told"),
-    [
-        ("STATUS", "converted", "conversion_status"),
-        ("COUNTRY", "COL", "sources.twilio_verify.country"),
-        ("CHANNEL", "fax", "sms, call"),
-        ("TO", "573003003030", "E.164"),
-        ("VERIFY_SERVICE_SID", "VA1", "VA followed by"),
-        ("COUTRY", "CO", "no such setting"),
-        ("_COUNTRY", "CO", "no such setting"),
-        ("country", "CO", "no such setting"),
-        ("COUNTRY", "", "sources.twilio_verify.country: empty"),
-        ("GIVE_UP_AFTER", "a while", "give_up_after"),
-    ],
-)
-def test_a_filter_that_cannot_be_synced_by_is_told(
-    configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
-    name: str, value: str, told: str,
-) -> None:  # fmt: skip
-    monkeypatch.setenv(f"SOURCES__TWILIO_VERIFY__{name}", value)
-    for argv in (["sync"], ["sync", "--dry-run"]):
-        code, line = refused(capsys, *argv)
-        assert (code, told in line, "3003003030" in line) == (2, True, False)
-    assert configured.sandbox.log == []
-
-
-def test_a_variable_of_somebody_elses_is_no_setting(
-    configured: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("WAREHOUSE", "WAREHOUSE_DIR", "SOURCES"):
-        monkeypatch.setenv(name, "COMPUTE_WH")
-    assert main(["list"], now=NOW) == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ('[sources.twilio_verify]\ncoutry = "CO"\n', "sources.twilio_verify.coutry: no such"),
-        ('[sources.twilio_verfiy]\ncountry = "CO"\n', "[sources.twilio_verfiy]: no such section"),
-        ('[twilio_verify]\ncountry = "CO"\n', "[sources.twilio_verify] must be meant"),
-        ('[source.twilio_verify]\ncountry = "CO"\n', "[source.twilio_verify]: no such section"),
-        ('country = "CO"\n[sources.twilio_verify]\n', "country: outside of its section"),
-        ('[sources]\ncountry = "CO"\n', "put it below [sources.twilio_verify]"),
-        ('fee_currency = "EUR"\n', "put it below [warehouse]"),
-        ('[warehous]\ndir = "w"\n', "[warehouse] must be meant"),
-        ("[warehouse]\npumping_z_score = 'high'\n", "'high' is not a number"),
-        ("[sources.twilio]\na = 1\n[destination.duckdb]\nb = 2\n[load]\nworkers = 1\n", ""),
-    ],
-)
-def test_what_is_misspelt_in_the_configuration_file_is_told(
-    tmp_path: Path, text: str, told: str
-) -> None:
-    """A filter would silently read everything. Beside it there is a file of secrets."""
-    (tmp_path / ".dlt").mkdir()
-    (tmp_path / ".dlt" / "config.toml").write_text(text)
-    secrets = f"account_sid = 'AC{1:032}'\nauth_token = '{2:032}'\n"
-    (tmp_path / ".dlt" / "secrets.toml").write_text(f"[sources.twilio_verify]\n{secrets}")
-    run = nursery.run("pipelines", ("check",), {**os.environ, "DLT_PROJECT_DIR": str(tmp_path)})
-    assert run.returncode == (2 if told else 1)
-    assert (told or "run `make sync` first") in run.stderr
-    assert run.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "variable",
-    ["SOURCES__TWILIO_VERFIY__TO", "TWILIO_VERIFY__TO", "WAREHOUS__DIR", "WAREHOUSE_FEE_CURRENCY"],
-)
-def test_a_misspelt_section_in_the_environment_is_told(
-    capsys: Capture, monkeypatch: pytest.MonkeyPatch, variable: str
-) -> None:
-    monkeypatch.setenv(variable, "+573003003030")
-    code, line = refused(capsys, "sync")
-    assert (code, f"{variable}: no such se" in line, "3003030" in line) == (2, True, False)
-
-
 def test_a_dry_run_says_what_the_summary_cannot(
     configured: World, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,73 +200,11 @@ def test_a_dry_run_says_what_the_summary_cannot(
     assert configured.sandbox.log == []
 
 
-def test_credentials_are_named_as_they_were_given(tmp_path: Path, configured: World) -> None:
-    (tmp_path / ".dlt").mkdir()
-    text = '[sources.twilio_verify]\nauth_token = "wrong"\n'
-    (tmp_path / ".dlt" / "secrets.toml").write_text(text)
-    environment = {**os.environ, "DLT_PROJECT_DIR": str(tmp_path)}
-    del environment["TWILIO_AUTH_TOKEN"]
-    told = nursery.run("pipelines", ("list",), environment)
-    assert told.returncode == 2
-    assert "TWILIO_ACCOUNT_SID and sources.twilio_verify.auth_token" in told.stderr
-
-
 def test_what_was_typed_wrongly_is_not_repeated_when_it_is_a_number(capsys: Capture) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["list", "+573003003030"])
     assert caught.value.code == 2
     assert "3003003030" not in capsys.readouterr().err
-
-
-def test_the_sandbox_names_its_faults(capsys: Capture) -> None:
-    code, line = refused(capsys, "sandbox", "--fail", "429,earthquake")
-    assert (code, "earthquake" in line, "broken_json" in line) == (2, True, True)
-
-
-def test_the_sandbox_command_serves_what_it_says(tmp_path: Path) -> None:
-    """As a user would: start it, set what it prints, sync in another process."""
-    command = [sys.executable, "-m", "pipelines", "sandbox", "--port=0", "--attempts=500"]
-    with subprocess.Popen(
-        [*command, "--no-inclusive", "--no-error=mixed", "--requests=0"],
-        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True,
-    ) as server:  # fmt: skip
-        assert server.stdout is not None
-        printed = [server.stdout.readline() for _ in range(6)]
-        exports = dict(
-            word.split("=", 1)
-            for line in printed
-            if line.strip().startswith("export")
-            for word in line.split()[1:]
-        )
-        try:
-            environment = {**os.environ, **exports, "WAREHOUSE__DIR": str(tmp_path / "w")}
-            told = nursery.run("pipelines", ("sync",), environment)
-        finally:
-            server.terminate()
-    assert told.stdout.startswith("read 4") or told.stdout.startswith("read 5")
-    assert set(exports) == {
-        "WAREHOUSE__DIR", "SOURCES__TWILIO_VERIFY__BASE_URL", "TWILIO_ACCOUNT_SID",
-        "TWILIO_AUTH_TOKEN",
-    }  # fmt: skip
-
-
-def test_the_port_of_another_program_is_one_line(configured: World, capsys: Capture) -> None:
-    port = configured.sandbox.url.rpartition(":")[2]
-    code, line = refused(capsys, "sandbox", "--port", port)
-    assert (code, port in line) == (1, True)
-
-
-def test_the_demo_twice(capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WAREHOUSE__DIR", str(tmp_path))
-    assert main(["demo"]) == 0
-    first = capfd.readouterr().out
-    with duckdb.connect(str(tmp_path / "demo" / "verify.duckdb"), read_only=True) as connection:
-        sql = "select sum(pages) from twilio_verify.windows_read"
-        (requests,) = connection.execute(sql).fetchall()[0]
-    assert requests <= 100  # a burst that the real API would take
-    for text in ("Conversion by channel", "The worst countries", "What the syncs did", "make sql"):
-        assert text in first
-    assert main(["demo"]) == 0
 
 
 def test_what_is_printed_hides_what_is_personal() -> None:

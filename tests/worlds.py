@@ -67,6 +67,10 @@ class World:
     def sync(self) -> Run:
         return sync(self.settings, self.now)
 
+    def warehouse(self) -> Warehouse:
+        """Of a run that begins now."""
+        return Warehouse(self.settings, Run("run", self.now))
+
     def move(self, **duration: float) -> None:
         self.now += timedelta(**duration)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -33,12 +32,12 @@ class Warehouse:
     """The folder `settings.directory`.
 
     Inside `opened` it is `run`'s, which loads and publishes; outside it only reads what the last
-    run left, and changes nothing.
+    run left, and changes nothing. Who only reads needs no run.
     """
 
     def __init__(self, settings: Settings, run: Run | None = None) -> None:
         self.settings = settings
-        self.run = run or Run("run", datetime.now(timezone.utc))
+        self._run = run
         self.directory = settings.directory
         self.loading = settings.directory / "loading.duckdb"
         self.published = settings.published
@@ -48,6 +47,11 @@ class Warehouse:
         self.database = Database(self.loading, self.published)
         self.contents = Contents(self.database, settings)
         self.publisher = Publisher(self.database)
+
+    @property
+    def run(self) -> Run:
+        assert self._run is not None, "only a run opens a warehouse"
+        return self._run
 
     @cached_property
     def loader(self) -> Loader:

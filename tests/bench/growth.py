@@ -15,7 +15,6 @@ import duckdb
 from pipelines.reading.package import Package
 from pipelines.sandbox.server import Sandbox
 from pipelines.twilio.columns import ATTEMPTS, REJECTED
-from pipelines.warehouse.folder import Warehouse
 from pipelines.warehouse.views import view_files
 from tests.bench.measure import OURS, Cost, measure, median, serving
 from tests.worlds import World
@@ -160,7 +159,8 @@ def _afresh(world: World, folder: Path) -> tuple[float, int]:
     """Megabytes of the run's own file after one load of all that is published, and its rows."""
     with duckdb.connect(str(world.settings.published), read_only=True) as connection:
         attempts = connection.sql("from twilio_verify.attempts").to_arrow_table().cast(ATTEMPTS)
-    warehouse = Warehouse(replace(world.settings, directory=folder))
+    settings = replace(world.settings, directory=folder)
+    warehouse = World(world.sandbox, settings, world.now).warehouse()
     with warehouse.opened():
         warehouse.loader.load(Package(attempts, REJECTED.empty_table()))
     return _megabytes(warehouse.loading), attempts.num_rows

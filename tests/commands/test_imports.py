@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,13 +72,15 @@ def test_a_misuse_is_told_at_once(argv: list[str]) -> None:
         (["sql", "select 17 as seventeen"], ""),
         (["status"], " numpy"),
         (["check"], " numpy"),
+        (["export", "FOLDER"], ""),
     ],
-    ids=["sql", "status", "check"],
+    ids=["sql", "status", "check", "export"],
 )
 @pytest.mark.usefixtures("synced")
 def test_who_asks_does_not_wait_for_what_only_a_sync_needs(
-    world: World, argv: list[str], more: str
+    world: World, argv: list[str], more: str, tmp_path: Path
 ) -> None:
+    argv = [str(tmp_path / "there") if word == "FOLDER" else word for word in argv]
     told, end = imported(*argv, **environment_of(world))
     assert told
     # dlt has the configuration; it imports the last two.

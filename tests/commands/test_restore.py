@@ -15,7 +15,6 @@ from pipelines.errors import Misuse
 from pipelines.reading.package import Package
 from pipelines.source import package_source
 from pipelines.twilio.credentials import Credentials
-from pipelines.warehouse.folder import Warehouse
 from pipelines.warehouse.restore import restore
 from tests.warehouse.test_recovery import a_database, garble, scramble
 from tests.worlds import Capture, World, due_windows, read_windows, refused
@@ -68,7 +67,7 @@ def test_restore_drops_a_load_package_of_what_it_replaces(
     backup = tmp_path / "backup.duckdb"
     shutil.copy(configured.settings.published, backup)
     configured.move(hours=50)
-    due_again, warehouse = due_windows(configured), Warehouse(configured.settings)
+    due_again, warehouse = due_windows(configured), configured.warehouse()
     with warehouse.opened():
         package = Package.of(read_windows(configured, due_again))
         warehouse.loader.pipeline.extract(package_source(package, materialize=False))
@@ -106,8 +105,11 @@ def test_restore_refuses_what_is_no_backup(
     assert refused(capsys, "restore", str(file))[0] == 1
     other = Credentials.of("AC" + "b" * 32, "token")
     shutil.copy(configured.settings.published, file)
+    of_another = World(
+        configured.sandbox, replace(configured.settings, credentials=other), configured.now
+    )
     with pytest.raises(Misuse, match="own folder"):
-        restore(Warehouse(replace(configured.settings, credentials=other)), file)
+        restore(of_another.warehouse(), file)
     assert configured.stored() == before
     configured.move(hours=1)
     configured.sync()

@@ -23,7 +23,6 @@ from pipelines.reading.windows import WindowsRead, cut
 from pipelines.source import package_source, twilio_verify
 from pipelines.twilio.credentials import Credentials
 from pipelines.warehouse import loading as loader
-from pipelines.warehouse.folder import Warehouse
 from pipelines.warehouse.ingest import due
 from pipelines.warehouse.views import apply_views
 from tests.worlds import NOW, World, due_windows, read_windows
@@ -119,7 +118,7 @@ def test_of_doubles_in_one_load_the_last_read_stays(world: World) -> None:
     early = read_windows(world, windows)
     world.move(hours=3)
     late = read_windows(world, windows)
-    warehouse = Warehouse(world.settings)
+    warehouse = world.warehouse()
     with warehouse.opened():
         warehouse.loader.load(Package.of([*late, *early]))
         apply_views(warehouse.database, warehouse.settings)
@@ -184,7 +183,7 @@ def test_what_is_stored_in_part_is_not_appended(world: World, known: str) -> Non
     window = cut(due_windows(world)[0], 2)[1]
     (read,) = read_windows(world, [window])
     change = "date_created = '2026-10-25 00:00:00'" if known == "sid" else "sid = 'VL0'"
-    warehouse = Warehouse(world.settings)
+    warehouse = world.warehouse()
     with warehouse.opened():
         warehouse.loader.load(Package.of([read]))
         warehouse.connection.execute(
@@ -201,7 +200,7 @@ def test_what_is_stored_in_part_is_not_appended(world: World, known: str) -> Non
 @pytest.mark.parametrize("is_loaded", [True, False])
 def test_an_interrupted_append_adds_nothing_twice(world: World, is_loaded: bool) -> None:
     """Killed once its attempts are stored but dlt has not written that down; or before."""
-    warehouse, package = Warehouse(world.settings), Package.of(_package(world))
+    warehouse, package = world.warehouse(), Package.of(_package(world))
     with warehouse.opened():
         warehouse.loader.pipeline.extract(package_source(package, new=True))
         warehouse.loader.pipeline.normalize()
@@ -217,7 +216,7 @@ def test_an_interrupted_append_adds_nothing_twice(world: World, is_loaded: bool)
 
 def test_a_pending_package_is_finished_first(in_slices: World) -> None:
     world = in_slices
-    warehouse, package = Warehouse(world.settings), _package(world)
+    warehouse, package = world.warehouse(), _package(world)
     with warehouse.opened():
         warehouse.loader.pipeline.extract(package_source(Package.of(package)))
         warehouse.loader.pipeline.normalize()
@@ -234,7 +233,7 @@ def test_a_pending_package_is_finished_first(in_slices: World) -> None:
 def test_a_package_that_cannot_be_loaded_is_given_up_and_read_again(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warehouse, package = Warehouse(world.settings), _package(world)
+    warehouse, package = world.warehouse(), _package(world)
     with warehouse.opened():
         warehouse.loader.pipeline.extract(package_source(Package.of(package)))
         warehouse.loader.pipeline.normalize()
@@ -250,16 +249,16 @@ def test_a_package_that_cannot_be_loaded_is_given_up_and_read_again(
 
 @pytest.mark.usefixtures("synced")
 def test_windows_of_an_incomplete_package_do_not_count(world: World) -> None:
-    assert due(Warehouse(world.settings), world.now) == []
+    assert due(world.warehouse(), world.now) == []
     with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
         connection.execute("delete from twilio_verify._dlt_loads")
-    assert len(due(Warehouse(world.settings), world.now)) == 1
+    assert len(due(world.warehouse(), world.now)) == 1
 
 
 def test_a_dry_run_tells_the_cost_and_changes_nothing(make_world: MakeWorld) -> None:
     world = make_world(attempts=4_000)
     world.settings = replace(world.settings, page_size=100)
-    found = due(Warehouse(world.settings), world.now)
+    found = due(world.warehouse(), world.now)
     assert [file.name for file in world.settings.directory.iterdir()] == ["requests.sqlite"]
     before = len(world.sandbox.log)
     outcome = world.sync()
@@ -277,7 +276,7 @@ def test_a_warehouse_belongs_to_one_account(world: World) -> None:
     with pytest.raises(Misuse, match="own folder"):
         world.sync()
     with pytest.raises(Misuse, match="own folder"):
-        due(Warehouse(world.settings), world.now)
+        due(world.warehouse(), world.now)
     assert len(world.sandbox.log) == requests
 
 
@@ -350,7 +349,7 @@ def test_the_source_refuses_a_filter_that_is_none(filters: dict[str, str]) -> No
 
 def test_a_pending_package_of_another_account_is_not_mixed_in(world: World) -> None:
     """Its account is known only once it is loaded: the check comes after."""
-    warehouse, package = Warehouse(world.settings), _package(world)
+    warehouse, package = world.warehouse(), _package(world)
     with warehouse.opened():
         warehouse.loader.pipeline.extract(package_source(Package.of(package)))
     world.settings = replace(world.settings, credentials=Credentials.of("AC" + "b" * 32, "token"))

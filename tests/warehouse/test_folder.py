@@ -24,7 +24,6 @@ from pipelines.reading.windows import Window
 from pipelines.twilio.columns import REJECTED
 from pipelines.twilio.limits import SECOND
 from pipelines.warehouse import publishing as module
-from pipelines.warehouse.folder import Warehouse
 from pipelines.warehouse.views import apply_views, sql_folder, view_files
 from tests.worlds import NOW, World, due_windows, nothing_is_due, read_windows
 
@@ -216,7 +215,7 @@ def test_what_an_interrupted_run_did_not_publish_is_new(
         commands[what]()
     monkeypatch.undo()
     assert world.stored() == before
-    warehouse = Warehouse(world.settings)
+    warehouse = world.warehouse()
     with warehouse.opened():  # a run that finds nothing
         warehouse.loader.load(Package.of(read_windows(world, [Window(NOW - SECOND, NOW)])))
         assert warehouse.publisher.reason_to_keep() is None
@@ -229,7 +228,7 @@ def test_what_an_interrupted_run_did_not_publish_is_new(
 
 @pytest.mark.usefixtures("synced")
 def test_rows_that_are_no_attempts_are_something_to_publish(world: World) -> None:
-    warehouse = Warehouse(world.settings)
+    warehouse = world.warehouse()
     window = Window(NOW - SECOND, NOW)
     row = {"reason": "no usable sid", "read_at": NOW, "attempt": "{}"}
     with warehouse.opened():
@@ -294,7 +293,7 @@ def test_loaded_packages_leave_no_phone_number_behind(world: World) -> None:
 
 
 def test_a_warehouse_can_be_opened_again(world: World) -> None:
-    warehouse = Warehouse(world.settings)
+    warehouse = world.warehouse()
     windows = due_windows(world)[:2]
     for _ in range(2):
         with warehouse.opened():
@@ -325,7 +324,7 @@ def test_a_file_that_has_grown_is_replaced_by_the_compact_copy(
     loading, published = (world.settings.directory / f"{n}.duckdb" for n in ("loading", "verify"))
     assert loading.read_bytes() == published.read_bytes()
     world.move(hours=1)
-    windows, warehouse = due_windows(world), Warehouse(world.settings)
+    windows, warehouse = due_windows(world), world.warehouse()
     with warehouse.opened():
         warehouse.loader.finish_pending()
         apply_views(warehouse.database, warehouse.settings)

@@ -22,13 +22,11 @@ from pipelines.__main__ import main
 from pipelines.errors import Failure
 from pipelines.reading.package import Package
 from pipelines.source import package_source
-from pipelines.warehouse.connections import Damaged, OpenElsewhere, unusable
-from pipelines.warehouse.files import copied
-from pipelines.warehouse.folder import Warehouse
 from pipelines.warehouse.ingest import due
 from tests.worlds import (
     NOW,
     Capture,
+    Row,
     World,
     due_windows,
     nothing_is_due,
@@ -37,9 +35,6 @@ from tests.worlds import (
 )
 
 Break = Callable[[Path], object]
-
-
-# --- files that are gone, damaged or somebody else's
 
 
 def failure_of(world: World) -> str:
@@ -175,16 +170,23 @@ def test_what_was_loaded_but_not_published_is_published_where_it_was_loaded(worl
     assert world.stored() == before
 
 
-@pytest.mark.usefixtures("synced")
-def test_an_older_loading_file_does_not_replace_what_is_published(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+def put_back_older(world: World) -> dict[str, Row]:
+    """loading.duckdb as it was a month ago; returns what had been stored since."""
     loading = world.settings.directory / "loading.duckdb"
     older = loading.read_bytes()
     world.move(days=31)
     world.sync()
     before = world.stored()
     loading.write_bytes(older)
+    return before
+
+
+@pytest.mark.usefixtures("synced")
+def test_an_older_loading_file_does_not_replace_what_is_published(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    loading = world.settings.directory / "loading.duckdb"
+    before = put_back_older(world)
     world.sync()
     assert f"{loading} is an older copy: rebuilt from verify.duckdb; the old one is" in caplog.text
     assert world.stored().keys() >= before.keys()
@@ -332,7 +334,7 @@ def test_a_package_loaded_in_part_into_a_file_that_is_gone(
     shutil.copy(loading, older)
     world.move(days=4)
     expected = len(due_windows(world))
-    warehouse = Warehouse(world.settings)
+    warehouse = world.warehouse()
     pieces = due_windows(world)
     with warehouse.opened():
         package = Package.of(read_windows(world, pieces))
@@ -352,12 +354,7 @@ def test_a_package_loaded_in_part_into_a_file_that_is_gone(
 def test_an_older_loading_file_while_the_published_one_cannot_be_asked(
     world: World, tmp_path: Path
 ) -> None:
-    loading = world.settings.directory / "loading.duckdb"
-    older = loading.read_bytes()
-    world.move(days=31)
-    world.sync()
-    before = world.stored()
-    loading.write_bytes(older)
+    before = put_back_older(world)
     with holding(world.settings.published), pytest.raises(Failure, match="close it and run again"):
         world.sync()
     world.sync()
@@ -439,9 +436,9 @@ def test_any_file_of_dlts_may_be_damaged(world: World, harm: Break) -> None:
 @pytest.mark.usefixtures("synced")
 def test_a_dry_run_tells_what_a_run_would_do_that_rebuilds_first(world: World) -> None:
     world.move(hours=2)
-    expected = due(Warehouse(world.settings), world.now)
+    expected = due(world.warehouse(), world.now)
     garble(world.settings.directory / "loading.duckdb")
-    assert due(Warehouse(world.settings), world.now) == expected
+    assert due(world.warehouse(), world.now) == expected
 
 
 @contextmanager
@@ -459,38 +456,3 @@ def holding(file: Path) -> Iterator[Any]:
             yield other
         finally:
             other.kill()
-
-
-# --- copies
-
-
-def test_half_a_copy_does_not_stay(synced: World, tmp_path: Path) -> None:
-    """On a full disk it would be in the way."""
-    source, target = tmp_path / "source.duckdb", tmp_path / "target.duckdb"
-    shutil.copy(synced.settings.published, source)
-    scramble(source)
-    with pytest.raises(Damaged):
-        copied(source, target)
-    assert [*tmp_path.glob("target*")] == []
-
-
-def test_a_copy_into_a_folder_that_is_gone_is_one_clear_failure(
-    synced: World, tmp_path: Path
-) -> None:
-    with pytest.raises(Failure, match=r"cannot be used: .*No such file"):
-        copied(synced.settings.published, tmp_path / "gone" / "target.duckdb")
-
-
-@pytest.mark.parametrize(
-    ("said", "kind", "told"),
-    [
-        ('IO Error: Could not set lock on file "f"', OpenElsewhere, "another process"),
-        ("IO Error: Corrupt database file: wrong checksum\nmore", Damaged, "wrong checksum)"),
-        ("IO Error: Cannot write: No space left on device", Failure, "Cannot write: No space"),
-    ],
-)
-def test_only_damage_is_taken_for_damage(said: str, kind: type[Failure], told: str) -> None:
-    """A file is set aside for that, and for nothing else."""
-    failure = unusable(Path("f"), duckdb.Error(said))
-    assert type(failure) is kind
-    assert told in str(failure)

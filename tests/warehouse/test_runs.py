@@ -12,7 +12,6 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.errors import Failure
 from pipelines.reading import windows
-from pipelines.warehouse.folder import Warehouse
 from pipelines.warehouse.publishing import Publisher
 from pipelines.warehouse.runs import Run, record
 from tests.clocks import Time
@@ -114,9 +113,9 @@ def test_a_killed_run_is_found_by_the_next(configured: World, capsys: Capture) -
 
 @pytest.mark.usefixtures("synced")
 def test_a_backfill_that_goes_on_is_not_taken_for_dead(configured: World) -> None:
-    with Warehouse(configured.settings).opened():
+    with configured.warehouse().opened():
         pass
-    begun = Warehouse(configured.settings)
+    begun = configured.warehouse()
     with begun.opened():
         begun.run.command = "backfill"
         record(begun.connection, begun.run, False)  # and then it reads, and others have their turn
@@ -170,7 +169,7 @@ def test_logs_for_machines_are_an_object_a_line(
     for line in lines:
         assert list(line) == ["time", "level", "command", "message"]
         assert (line["level"], line["command"]) == ("info", "backfill")
-    with Warehouse(world.settings).opened():
+    with world.warehouse().opened():
         assert main(["sync", "--log-format", "json"], now=NOW) == 1
     told = capfd.readouterr()
     assert told.out == ""

@@ -1,0 +1,152 @@
+"""What a run can be told: a wrong setting is one line before any request, whatever gave it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipelines.__main__ import main
+from tests import nursery
+from tests.worlds import NOW, Capture, World, refused
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("SOURCES__TWILIO_VERIFY__PAGE_SIZE", "1001", "page_size"),
+        ("SOURCES__TWILIO_VERIFY__PAGE_SIZE", "many", "page_size"),
+        ("SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE", "0", "requests_per_minute"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["26h", "15m", "3d"]', "revisit_after"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["15m", "26h"]', "revisit_after"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["soon", "3d"]', "revisit_after"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["29d"]', "revisit_after"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["99999999999d"]', "revisit_after"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", "3d", "revisit_after"),
+        ("SOURCES__TWILIO_VERIFY__BASE_URL", "http://verify.twilio.com", "base_url"),
+        ("WAREHOUSE__TIMEZONE", "Mars/Olympus", "timezone"),
+        ("WAREHOUSE__TIMEZONE", "posixrules", "timezone"),  # Python knows it, DuckDB does not
+        ("WAREHOUSE__PUMPING_VERIFICATIONS", "0", "pumping_verifications"),
+        ("WAREHOUSE__PUMPING_RATE", "1.5", "pumping_rate"),
+        ("WAREHOUSE__PUMPING_Z_SCORE", "many", "pumping_z_score: 'many' is not a number"),
+        ("WAREHOUSE__FEE_CURRENCY", "dollars", "fee_currency"),
+        ("WAREHOUSE__VERIFICATION_FEE", "free", "verification_fee"),
+        ("WAREHOUSE__VERIFICATION_FEE", "nan", "verification_fee"),
+        ("TWILIO_ACCOUNT_SID", "AC123", "TWILIO_ACCOUNT_SID"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_any_request(
+    configured: World,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    told: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    code, line = refused(capsys, "sync")
+    assert (code, told in line) == (2, True)
+    assert configured.sandbox.log == []
+
+
+def test_a_broken_configuration_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".dlt").mkdir()
+    (tmp_path / ".dlt" / "config.toml").write_text("x = [")
+    told = nursery.run("pipelines", ("sync",), {**os.environ, "DLT_PROJECT_DIR": str(tmp_path)})
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+    assert "config.toml" in told.stderr
+
+
+def test_a_variable_that_only_looks_like_a_setting_is_not_read(
+    configured: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PAGE_SIZE", "TIMEOUT", "DIR", "SOURCES__PAGE_SIZE"):
+        monkeypatch.setenv(name, "nonsense")
+    assert main(["sync"], now=NOW) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("STATUS", "converted", "conversion_status"),
+        ("COUNTRY", "COL", "sources.twilio_verify.country"),
+        ("CHANNEL", "fax", "sms, call"),
+        ("TO", "573003003030", "E.164"),
+        ("VERIFY_SERVICE_SID", "VA1", "VA followed by"),
+        ("COUTRY", "CO", "no such setting"),
+        ("_COUNTRY", "CO", "no such setting"),
+        ("country", "CO", "no such setting"),
+        ("COUNTRY", "", "sources.twilio_verify.country: empty"),
+        ("GIVE_UP_AFTER", "a while", "give_up_after"),
+    ],
+)
+def test_a_filter_that_cannot_be_synced_by_is_told(
+    configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
+    name: str, value: str, told: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(f"SOURCES__TWILIO_VERIFY__{name}", value)
+    for argv in (["sync"], ["sync", "--dry-run"]):
+        code, line = refused(capsys, *argv)
+        assert (code, told in line, "3003003030" in line) == (2, True, False)
+    assert configured.sandbox.log == []
+
+
+def test_a_variable_of_somebody_elses_is_no_setting(
+    configured: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WAREHOUSE", "WAREHOUSE_DIR", "SOURCES"):
+        monkeypatch.setenv(name, "COMPUTE_WH")
+    assert main(["list"], now=NOW) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[sources.twilio_verify]\ncoutry = "CO"\n', "sources.twilio_verify.coutry: no such"),
+        ('[sources.twilio_verfiy]\ncountry = "CO"\n', "[sources.twilio_verfiy]: no such section"),
+        ('[twilio_verify]\ncountry = "CO"\n', "[sources.twilio_verify] must be meant"),
+        ('[source.twilio_verify]\ncountry = "CO"\n', "[source.twilio_verify]: no such section"),
+        ('country = "CO"\n[sources.twilio_verify]\n', "country: outside of its section"),
+        ('[sources]\ncountry = "CO"\n', "put it below [sources.twilio_verify]"),
+        ('fee_currency = "EUR"\n', "put it below [warehouse]"),
+        ('[warehous]\ndir = "w"\n', "[warehouse] must be meant"),
+        ("[warehouse]\npumping_z_score = 'high'\n", "'high' is not a number"),
+        ("[sources.twilio]\na = 1\n[destination.duckdb]\nb = 2\n[load]\nworkers = 1\n", ""),
+    ],
+)
+def test_what_is_misspelt_in_the_configuration_file_is_told(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    """A filter would silently read everything. Beside it there is a file of secrets."""
+    (tmp_path / ".dlt").mkdir()
+    (tmp_path / ".dlt" / "config.toml").write_text(text)
+    secrets = f"account_sid = 'AC{1:032}'\nauth_token = '{2:032}'\n"
+    (tmp_path / ".dlt" / "secrets.toml").write_text(f"[sources.twilio_verify]\n{secrets}")
+    run = nursery.run("pipelines", ("check",), {**os.environ, "DLT_PROJECT_DIR": str(tmp_path)})
+    assert run.returncode == (2 if told else 1)
+    assert (told or "run `make sync` first") in run.stderr
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["SOURCES__TWILIO_VERFIY__TO", "TWILIO_VERIFY__TO", "WAREHOUS__DIR", "WAREHOUSE_FEE_CURRENCY"],
+)
+def test_a_misspelt_section_in_the_environment_is_told(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "+573003003030")
+    code, line = refused(capsys, "sync")
+    assert (code, f"{variable}: no such se" in line, "3003030" in line) == (2, True, False)
+
+
+def test_credentials_are_named_as_they_were_given(tmp_path: Path, configured: World) -> None:
+    (tmp_path / ".dlt").mkdir()
+    text = '[sources.twilio_verify]\nauth_token = "wrong"\n'
+    (tmp_path / ".dlt" / "secrets.toml").write_text(text)
+    environment = {**os.environ, "DLT_PROJECT_DIR": str(tmp_path)}
+    del environment["TWILIO_AUTH_TOKEN"]
+    told = nursery.run("pipelines", ("list",), environment)
+    assert told.returncode == 2
+    assert "TWILIO_ACCOUNT_SID and sources.twilio_verify.auth_token" in told.stderr
