@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from pipelines.errors import Misuse, masked
 
 TEXT, JSON = "text", "json"
-FORMATS = ("table", "csv", "json")  # of answers to a query
+TABLE = "table"
+FORMATS = (TABLE, "csv", "json")  # of answers to a query
 _AGO = re.compile(r"(\d{1,4}) (minute|hour|day|week)s? ago")
 
 
@@ -48,7 +49,7 @@ def add_window(parser: argparse.ArgumentParser, prefix: str = "") -> None:
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument("--format", choices=FORMATS, default=TABLE)
 
 
 def instant(text: str | None, now: datetime, option: str) -> datetime | None:

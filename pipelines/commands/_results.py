@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from datetime import date, datetime, timedelta
 
 import duckdb
 
+from pipelines.commands._arguments import TABLE
 from pipelines.errors import Failure, Misuse
 from pipelines.warehouse.published import brief
 
 _ROWS = 200  # a table shows no more; csv and json show everything
 _AS_JSON = (bool, list, tuple, dict, timedelta)  # in a field of csv
+_UNCOUNTED, _MANY = "? rows", ">9999 rows, "
 _WIDE = 100_000  # characters: away from a terminal no column is left out
 
 
@@ -24,7 +28,7 @@ def run_query(connection: duckdb.DuckDBPyConnection, query: str, style: str) -> 
     """Prints the answer to each statement. Raises Misuse for SQL that makes no sense."""
     try:
         for statement in connection.extract_statements(query):
-            if style == "table":
+            if style == TABLE:
                 _print_table(connection.sql(_bare(statement.query)))
                 continue
             answer = connection.execute(statement)
@@ -45,9 +49,17 @@ def _bare(statement: str) -> str:
 
 
 def _print_table(answer: duckdb.DuckDBPyRelation | None) -> None:
-    if answer is not None:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE
+    if answer is None:
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE
+    drawn = io.StringIO()
+    with redirect_stdout(drawn):
         answer.show(max_rows=_ROWS, max_width=width)
+    table, corner, footer = drawn.getvalue().rpartition("┘")
+    if _UNCOUNTED in footer:  # of a long answer DuckDB draws a part, without counting the rest
+        ((count,),) = answer.count("*").fetchall()
+        footer = footer.replace(_UNCOUNTED, f"{count:,} rows").replace(_MANY, "")
+    print(table, corner, footer, sep="", end="")
 
 
 def _print_csv(names: list[str], rows: Iterator[tuple[object, ...]]) -> None:

@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
     from pipelines.warehouse.export import export
     from pipelines.warehouse.published import open_published
 
-    with open_published(settings.published) as connection:
+    with open_published(settings.published, writes_files=True) as connection:
         written = export(connection, arguments.folder)
     print(
         f"wrote {counted(len(written), 'file')} to {shown(arguments.folder.absolute())}; they "

@@ -1,29 +1,37 @@
-"""Read-only SQL over the published file."""
+"""Ask the published file in SQL; without a query, open DuckDB's own shell on it."""
 
 from __future__ import annotations
 
 import argparse
+import fcntl
+import os
 import shutil
-import subprocess
+import struct
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+import termios
 from datetime import datetime
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-from pipelines.commands._arguments import add_format
+from pipelines.commands._arguments import TABLE, add_format
 from pipelines.errors import Failure
+from pipelines.text import typed
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
     from pipelines.settings import Settings
 
-_SHELLS = (("duckdb", "-readonly"), ("harlequin", "--read-only"))  # used when installed
+# In this order. A pager runs commands and writes files, so it goes first; the safe mode, which
+# closes all other ways out, refuses the time zone, so it comes last.
+_FIRST = (".pager off", "set timezone = 'UTC'", ".safe_mode")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("query", nargs="?", help="default: an interactive prompt")
+    parser.add_argument(
+        "query",
+        nargs="?",
+        help="default: statements from standard input; on a terminal, DuckDB's shell",
+    )
     add_format(parser)
 
 
@@ -32,45 +40,54 @@ def run(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
     from pipelines.warehouse.published import open_published
 
     with open_published(settings.published) as connection:
-        if arguments.query:
-            run_query(connection, arguments.query, arguments.format)
-        elif sys.stdin.isatty():
-            _prompt(connection, settings, arguments.format)
-        else:
-            for statements in _statements():
-                run_query(connection, statements, arguments.format)
-
-
-def _prompt(connection: DuckDBPyConnection, settings: Settings, style: str) -> None:
-    """The DuckDB shell, harlequin or our own."""
-    from pipelines.commands._results import run_query
-
-    for program, flag in _SHELLS:
-        if shutil.which(program):
-            subprocess.run([program, flag, str(settings.published)], check=False)
+        if arguments.query or not sys.stdin.isatty():
+            run_query(connection, arguments.query or sys.stdin.read(), arguments.format)
             return
-    print(f"{settings.published}, read-only. End a statement with ;  Leave with Ctrl-D or exit;")
-    with suppress(KeyboardInterrupt):
-        for statements in _statements():
-            try:
-                run_query(connection, statements, style)
-            except Failure as error:
-                print(error, file=sys.stderr)
+    _become_shell(settings.published, arguments.format)
 
 
-def _statements() -> Iterator[str]:
-    """Text from standard input up to a line that ends with `;`, until its end or `exit;`."""
-    text = ""
-    while True:
-        try:
-            line = input(("   ...> " if text else "verify> ") if sys.stdin.isatty() else "")
-        except EOFError:
-            line = ";"
-            if not text.strip():
-                return
-        text += line + "\n"
-        if text.strip().rstrip(";").lower() in ("exit", "quit", ".exit", ".quit"):
+def _become_shell(published: Path, style: str) -> NoReturn:
+    """Replaces this process by DuckDB's shell, so that Ctrl-C reaches only the shell.
+
+    It opens the file read-only, without the user's `.duckdbrc`. Raises Failure where the package
+    duckdb-cli is missing.
+    """
+    shell = _shell()
+    if shell is None:
+        raise Failure(
+            "there is no prompt: it is DuckDB's shell from the package duckdb-cli, which is not "
+            "installed or not made for this machine; give a query instead, such as "
+            f"`{typed('sql', query='from daily_conversion limit 5')}`"
+        )
+    _give_size()
+    options = ["-readonly", "-no-init"]
+    if os.environ.get("TERM", "dumb") == "dumb":
+        options.append("-dark-mode")  # or it waits 5 s for an answer about its background
+    if style != TABLE:
+        options.append(f"-{style}")
+    for command in _FIRST:
+        options += ["-cmd", command]
+    sys.stdout.flush()
+    os.execv(shell, [str(shell), *options, str(published.absolute())])
+
+
+def _shell() -> Path | None:
+    """The binary itself: the script of that name beside Python fails in safe mode."""
+    package = find_spec("duckdb_cli")
+    if package is None or package.origin is None:
+        return None
+    shell = Path(package.origin).with_name("duckdb")
+    return shell if os.access(shell, os.X_OK) else None
+
+
+def _give_size() -> None:
+    """Makes a terminal that tells no size, such as a serial line, one of COLUMNS x LINES, or 80 x
+    24. The shell would draw wider tables than most are."""
+    try:
+        if os.get_terminal_size(sys.stdin.fileno()).columns:
             return
-        if text.rstrip().endswith(";"):
-            yield text
-            text = ""
+        size = shutil.get_terminal_size()
+        wanted = struct.pack("HHHH", size.lines, size.columns, 0, 0)
+        fcntl.ioctl(sys.stdin.fileno(), termios.TIOCSWINSZ, wanted)
+    except OSError:
+        return  # the shell then uses its own default

@@ -10,8 +10,12 @@ from pipelines.errors import Failure
 from pipelines.text import typed
 
 
-def open_published(published: Path) -> duckdb.DuckDBPyConnection:
-    """A read-only connection whose instants print in UTC. Raises Failure when nothing is there."""
+def open_published(published: Path, writes_files: bool = False) -> duckdb.DuckDBPyConnection:
+    """A read-only connection that prints instants in UTC.
+
+    SQL on it can neither read nor write another file, nor undo that; `writes_files`: it can.
+    Raises Failure if the file is missing or cannot be opened.
+    """
     if not published.exists():
         raise Failure(
             f"{published} is not there: run `{typed('sync')}` first, which makes it or says what "
@@ -26,6 +30,8 @@ def open_published(published: Path) -> duckdb.DuckDBPyConnection:
             f"`{typed('sync')}` publishes it anew)"
         ) from error
     connection.execute("set timezone = 'UTC'")
+    if not writes_files:
+        connection.execute("set enable_external_access = false; set lock_configuration = true")
     return connection
 
 

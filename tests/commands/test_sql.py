@@ -7,11 +7,16 @@ import io
 import json
 import os
 import subprocess
+from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines.__main__ import main
+from pipelines.commands import sql
 from tests import nursery
+from tests.clocks import wait_until
+from tests.terminal import Terminal
 from tests.worlds import REPOSITORY, Capture, World, refused
 
 
@@ -23,6 +28,48 @@ def test_wrong_sql_is_one_line(configured: World, capsys: Capture) -> None:
     assert "daily_conversion" in line  # DuckDB's suggestion
     code, line = refused(capsys, "sql", "create table mine (a int)")
     assert (code, "read-only" in line) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "copy (select 1) to '{other}'",
+        "from read_text('{other}')",
+        "from '{other}'",
+        "from glob('{other}')",
+        "attach '{other}'",
+        "export database '{other}'",
+        "load '{other}'",
+        "install httpfs",
+        "set enable_external_access = true",
+        "set lock_configuration = false",
+        "set autoinstall_known_extensions = true",
+    ],
+)
+@pytest.mark.usefixtures("synced")
+def test_no_statement_reaches_another_file(
+    configured: World, capsys: Capture, tmp_path: Path, statement: str
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir() if "export" in statement else other.write_text("a secret")
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    code, line = refused(capsys, "sql", statement.format(other=other))
+    assert code in (1, 2)
+    assert "a secret" not in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_long_answer_says_how_many_rows_it_has(configured: World, capfd: Capture) -> None:
+    capfd.readouterr()
+    for columns in ("", ", 'a text that makes it wide' as text"):
+        assert main(["sql", f"select i, '? rows' as asked{columns} from range(12345) r(i)"]) == 0
+        told = capfd.readouterr().out
+        assert "12,345 rows" in told
+        assert "200 shown" in told
+        assert ">9999" not in told
+        assert told.count("? rows") == 200  # what the rows hold stays
 
 
 @pytest.mark.usefixtures("synced")
@@ -107,3 +154,114 @@ def test_several_statements_in_one_query(configured: World, capfd: Capture) -> N
     told = capfd.readouterr().out
     assert "17" in told
     assert "23" in told
+
+
+PROMPT = "verify D"
+
+
+def prompts(screen: str) -> int:
+    return screen.count(PROMPT)
+
+
+def enter(terminal: Terminal, keys: str) -> str:
+    """The screen when they are answered, as far as this answer. What is typed before the prompt is
+    back would be lost."""
+    asked = prompts(terminal.screen)
+    terminal.type(keys + "\r")
+    screen = terminal.waits(lambda now: prompts(now) > asked and now.endswith(PROMPT))
+    return screen.split(PROMPT)[asked]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(24, 80), (0, 0)], ids=["24 x 80", "no size"])
+@pytest.mark.usefixtures("synced")
+def test_the_prompt_in_a_terminal(
+    configured: World, tmp_path: Path, rows: int, columns: int
+) -> None:
+    with Terminal("sql", rows=rows, columns=columns, HOME=str(tmp_path), TZ="America/Bogota") as t:
+        t.shows(PROMPT)
+        assert "│     42 │" in enter(t, "select 6 * 7 as answer;")
+        t.type("\x1b[A")  # arrow up: the history
+        t.waits(lambda screen: screen.endswith(f"{PROMPT} select 6 * 7 as answer;"))
+        left, back = "\x1b[D", "\x7f"
+        assert "│     48 │" in enter(t, left * len(" as answer;") + back + "8")
+        tables = enter(t, ".tables")
+        assert "daily_conversion" in tables
+        assert "rejected_attempts" in tables
+        assert all(len(line) <= 80 for line in tables.splitlines())
+        assert "daily_convesion does not exist" in enter(t, "from daily_convesion;")
+        assert "│          43 │" in enter(t, "select 40 + 3 as after_error;")
+        # UTC, whatever the machine's zone is
+        assert "│ UTC" in enter(t, "select current_setting('TimeZone');")
+        t.type("\x04")
+        t.ends()
+
+
+@pytest.mark.usefixtures("synced")
+def test_ctrl_c_ends_a_query_and_not_the_prompt(configured: World, tmp_path: Path) -> None:
+    with Terminal("sql", HOME=str(tmp_path)) as t:
+        t.shows(PROMPT)
+        shell = psutil.Process(t.process.pid)
+        begun = shell.cpu_times().user
+        t.type("select count(*) from range(1000000000) a, range(1000000) b;\r")
+        wait_until(lambda: shell.cpu_times().user > begun + 0.5)  # it is at work
+        t.type("\x03")
+        t.waits(lambda screen: prompts(screen) == 2)
+        t.type("\x03")  # and one where there is none to end
+        t.waits(lambda screen: prompts(screen) == 3)
+        assert "│       44 │" in enter(t, "select 40 + 4 as after_it;")
+        t.type("\x04")
+        t.ends()
+
+
+@pytest.mark.usefixtures("synced")
+def test_the_prompt_is_closed_to_other_files(configured: World, tmp_path: Path) -> None:
+    (tmp_path / ".duckdbrc").write_text("select 'of the user' as read;\n.shell touch shelled\n")
+    other = tmp_path / "other"
+    attempts = {
+        f"copy (select 1) to '{other}';": "Permission Error",
+        f"from read_text('{tmp_path / '.duckdbrc'}');": "Permission Error",
+        "set enable_external_access = true;": "the configuration has been locked",
+        f".once {other}": "cannot be used in -safe mode",
+        f".shell touch {other}": "cannot be used in -safe mode",
+        f".open {other}": "cannot be used in -safe mode",
+        "create table mine as select 1;": "read-only",
+    }
+    before = {path for path in tmp_path.rglob("*")}
+    with Terminal("sql", HOME=str(tmp_path), rows=200, columns=200) as t:
+        t.shows(PROMPT)
+        for line, refusal in attempts.items():
+            assert refusal in enter(t, line).replace("\n", " "), line
+        assert "rows" in enter(t, "from daily_conversion;")
+        assert not psutil.Process(t.process.pid).children()  # no pager
+        t.type("\x04")
+        t.ends()
+        assert "of the user" not in t.screen
+    assert {path.name for path in {*tmp_path.rglob("*")} - before} <= {".duckdb_history"}
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_dumb_terminal_is_not_asked_for_its_background(configured: World, tmp_path: Path) -> None:
+    with Terminal("sql", HOME=str(tmp_path), TERM="dumb") as t:
+        t.type("select 6 * 7 as answer;\n\x04")
+        assert t.ends() == 0
+        assert "│     42 │" in t.screen
+        assert "background" not in t.screen
+
+
+@pytest.mark.usefixtures("synced")
+def test_without_the_shell_a_line_says_so(
+    configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sql, "find_spec", lambda _: None)
+    capsys.readouterr()
+    code, line = refused(capsys, "sql")
+    assert code == 1
+    assert "duckdb-cli" in line
+    assert 'make sql QUERY="from daily_conversion limit 5"' in line
+
+
+def test_a_prompt_on_nothing_says_what_to_do(configured: World) -> None:
+    with Terminal("sql") as t:
+        assert t.ends() == 1
+        assert "verify.duckdb is not there" in t.screen.replace("\n", "")
