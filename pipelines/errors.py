@@ -44,7 +44,8 @@ def advised(text: str) -> str:
 
 def masked(text: str) -> str:
     """What others wrote, on one line, without what may be a phone number even if it lacks a +."""
-    return re.sub(r"\d{7,}", "[redacted]", redact(" ".join(text.split())))
+    plain = re.sub(r"\d{7,}", "[redacted]", redact(" ".join(text.split())))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in plain)  # no escape sequences
 
 
 def redact(text: str) -> str:

@@ -62,6 +62,7 @@ class Settings:
     fee_currency: str = "USD"
     timezone: str = "UTC"
     pumping: Pumping = Pumping()
+    sql: Path | None = None  # the user's own views and checks
 
     @property
     def published(self) -> Path:
@@ -95,6 +96,7 @@ def load_settings() -> Settings:
         fee_currency=_currency(read(WAREHOUSE, "fee_currency", str, "USD")),
         timezone=_timezone(read(WAREHOUSE, "timezone", str, "UTC")),
         pumping=_pumping(),
+        sql=_own_sql(project, read(WAREHOUSE, "sql", str, None)),
     )
 
 
@@ -147,6 +149,15 @@ def _directory(path: Path) -> Path:
     if path.exists() and not path.is_dir():
         raise Misuse(f"{WAREHOUSE}.dir: {path} is no folder")
     return path
+
+
+def _own_sql(project: Path, name: str | None) -> Path | None:
+    if name is None:
+        return None
+    folder = project / name
+    if not any((folder / kind).is_dir() for kind in ("reports", "checks")):
+        raise Misuse(f"{WAREHOUSE}.sql: {folder} is no folder with reports or checks in it")
+    return folder
 
 
 def _whole(section: str, name: str, default: int, low: int, high: int) -> int:
@@ -222,7 +233,7 @@ _KNOWN = {
         "give_up_after", "revisit_after", "status", *LASTING, *PARTS,
     },
     WAREHOUSE: {
-        "dir", "publish_every", "verification_fee", "fee_currency", "timezone",
+        "dir", "sql", "publish_every", "verification_fee", "fee_currency", "timezone",
         *(f"pumping_{part.name}" for part in fields(Pumping)),
     },
 }  # fmt: skip

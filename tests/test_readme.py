@@ -138,6 +138,6 @@ def test_the_table_of_views_is_what_the_views_say_of_themselves(world: World) ->
 
 
 def test_every_setting_is_documented() -> None:
-    config = (REPOSITORY / ".dlt" / "config.toml").read_text(encoding="utf-8")
+    config = (REPOSITORY / ".dlt" / "example.config.toml").read_text(encoding="utf-8")
     for setting in re.findall(r"^# (\w+) =", config, re.MULTILINE):
         assert f"`{setting}`" in README, setting

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import sys
+import time
 import traceback
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,9 +24,10 @@ log = logging.getLogger("verify_sync")
 
 
 def log_to_stderr(arguments: argparse.Namespace) -> None:
-    """Plain lines on a terminal, with the time elsewhere: cron's mail has no other."""
+    """Plain lines on a terminal, with the time (UTC) elsewhere: cron's mail has no other."""
     is_json, is_terminal = arguments.log_format == JSON, sys.stderr.isatty()
     plain = _Redacted("%(message)s" if is_terminal else "%(asctime)s %(message)s")
+    plain.converter = time.gmtime
     handler = logging.StreamHandler()
     handler.setFormatter(_AsJson(arguments.command) if is_json else plain)
     log.handlers = [handler]
@@ -75,11 +77,15 @@ def cost(run: Run) -> str:
 
 
 def shown(path: Path) -> Path:
-    """As a person would type it from here."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    """As a person would type it from here; whole where that is the root."""
+    here = Path.cwd()
+    is_below = path.is_relative_to(here) and here != Path(here.anchor)
+    return path.relative_to(here) if is_below else path
 
 
 class _Redacted(logging.Formatter):
+    default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%SZ", None
+
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
 

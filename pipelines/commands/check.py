@@ -24,7 +24,7 @@ def run(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
     warehouse = Warehouse(settings)
     warehouse.refuse_newer()
     warehouse.contents.require()
-    answers = check(warehouse.database, now)
+    answers = check(warehouse.database, now, settings.sql)
     for answer in answers:
         print(f"{answer.verdict:6}{answer if answer.count != 0 else answer.name}")
         for row in answer.rows:

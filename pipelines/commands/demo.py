@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 ATTEMPTS, DAYS = 20_000, 30
 ANSWERS = {
-    "Conversion by channel": """
+    "Conversion by channel (attempts sent over it, verifications that began with it)": """
         select channel, sum(attempts)::bigint as attempts,
             sum(verifications)::bigint as verifications,
             round(sum(converted_verifications) / sum(verifications), 3) as success_rate,
             round(sum(delivered_attempts) / sum(delivered_attempts + failed_attempts), 3)
                 as delivery_rate
         from daily_conversion group by channel order by attempts desc""",
-    "The worst countries": """
+    "The countries with the lowest success rate": """
         select country, sum(verifications)::bigint as verifications,
             round(sum(converted_verifications) / sum(verifications), 3) as success_rate
         from daily_conversion where country != 'unknown'
@@ -34,7 +34,7 @@ ANSWERS = {
             round(baseline, 2) as baseline, longest_number_run, wasted_spend, currency
         from pumping_suspects order by wasted_spend desc limit 5""",
     "What the syncs did": """
-        select command, date_trunc('second', started_at)::timestamp as began_at, outcome, windows,
+        select command, date_trunc('second', started_at)::timestamp as started_at, outcome, windows,
             requests, attempts_read, attempts_new
         from sync_history order by started_at desc limit 5""",
 }

@@ -1,4 +1,4 @@
-"""Write every view and raw table as Parquet."""
+"""Write every view and raw table as a file, Parquet or CSV."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="made if it is not there")
+    parser.add_argument("--format", choices=("parquet", "csv"), default="parquet")
 
 
 def run(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
@@ -23,7 +24,7 @@ def run(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
     from pipelines.warehouse.published import open_published
 
     with open_published(settings.published, writes_files=True) as connection:
-        written = export(connection, arguments.folder)
+        written = export(connection, arguments.folder, arguments.format)
     print(
         f"wrote {counted(len(written), 'file')} to {shown(arguments.folder.absolute())}; they "
         "hold phone numbers"

@@ -36,9 +36,8 @@ def run(arguments: argparse.Namespace, settings: Settings, now: datetime) -> Non
     differ = differing(comparisons)
     if arguments.log_format == TEXT and (differ or not arguments.quiet):
         print("\n".join(table(comparisons)))
-    days = counted(len({comparison.window for comparison in comparisons}), "day")
-    result = f"compared {days} with {cost(done)}; {what_was_published(settings, done)}"
-    tell(arguments, result, done)
+    result = f"compared {_days(comparisons)} with {cost(done)}"
+    tell(arguments, f"{result}; {what_was_published(settings, done)}", done)
     if differ:
         raise Failure(done.error or "")
 
@@ -83,6 +82,13 @@ def reconcile(
             )
         finish(warehouse, now)
     return warehouse.run, found
+
+
+def _days(comparisons: Sequence[Comparison]) -> str:
+    """Today, as far as it was read, comes on top of the days that were asked for."""
+    days = {comparison.window: comparison.is_whole_day for comparison in comparisons}
+    whole = counted(sum(days.values()), "whole day")
+    return whole if all(days.values()) else f"{whole} and today so far"
 
 
 def table(comparisons: Sequence[Comparison]) -> Iterator[str]:

@@ -104,6 +104,7 @@ class Transport:
         self._give_up_after = give_up_after
         self._local = threading.local()
         self._lock = threading.Lock()
+        self._told = 0  # tries that were logged since the last good answer
 
     def get(
         self,
@@ -148,7 +149,9 @@ class Transport:
         if answer.status == 200:
             self._clock.check(answer.headers.get("Date"), time.monotonic() - started)
             try:
-                return read(answer.content)
+                found = read(answer.content)
+                self._told = 0
+                return found
             except Unreadable as unreadable:
                 raise TransientFailure(f"{unreadable} ({_described(answer)})") from None
         if answer.status in (401, 403):
@@ -191,10 +194,15 @@ class Transport:
         return session
 
     def _tell(self, state: RetryCallState) -> None:
+        """Logs a line for each further try, not for each thread that waits for the same outage."""
         self._count("retries")
         assert state.outcome is not None
-        why, wait = state.outcome.exception(), state.upcoming_sleep
-        log.info("%s; trying again in %.0f s", why, wait)
+        with self._lock:
+            is_known = state.attempt_number <= self._told
+            self._told = max(self._told, state.attempt_number)
+        if not is_known:
+            why, wait = state.outcome.exception(), state.upcoming_sleep
+            log.info("%s; trying again in %.0f s", why, wait)
 
     def _count(self, what: str) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Runs the checks of `sql/checks`. What follows from their answers: session.
+"""Runs the checks of `sql/checks` and the user's own. What follows from their answers: session.
 
 A file's first line is its severity, its second what it means when there are rows, and then there is
 one query:
@@ -11,6 +11,7 @@ one query:
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -23,6 +24,7 @@ from pipelines.errors import Failure, advised, first_line, masked, redact
 from pipelines.text import counted, typed
 from pipelines.warehouse.connections import Connection, is_damage
 from pipelines.warehouse.database import MIB, Database
+from pipelines.warehouse.own_sql import CHECKS, own_files, text_of
 from pipelines.warehouse.views import sql_folder
 
 FAIL, WARN = "fail", "warn"
@@ -56,55 +58,58 @@ class CheckResult:
 
 
 def check_files() -> list[Path]:
-    """In order of their names."""
-    return sorted((sql_folder() / "checks").glob("*.sql"))
+    """Ours, in order of their names."""
+    return sorted((sql_folder() / CHECKS).glob("*.sql"))
 
 
-def check(database: Database, now: datetime) -> list[CheckResult]:
-    """What the checks find in what would be published next."""
+def check(database: Database, now: datetime, own: Path | None = None) -> list[CheckResult]:
+    """What our checks, and those in the user's folder `own`, find in what is to be published."""
     if not database.is_open:
-        checked = lambda answer: run_checks(answer, now)  # noqa: E731
+        checked = lambda answer: run_checks(answer, now, own)  # noqa: E731
         return database.ask("select 1", checked, [], is_large=True)
     # With less, two threads do not get through; with more, large ones were faster, and larger.
     memory = min(max(database.loading.stat().st_size // 2, 192 * MIB), 1024 * MIB)
     with database.going_through_all(memory // MIB), database.connection.cursor() as connection:
-        return run_checks(connection, now)
+        return run_checks(connection, now, own)
 
 
-def run_checks(connection: Connection, now: datetime) -> list[CheckResult]:
+def run_checks(connection: Connection, now: datetime, own: Path | None = None) -> list[CheckResult]:
     """What every check finds at `now`, their variable of that name; none of them can write.
 
     Personal data in the rows is blanked out. One that cannot be run counts as if it had found
     something, but for lack of memory, which is a warning.
     """
     connection.execute(f"set timezone = 'UTC'; set variable now = timestamptz '{now.isoformat()}'")
-    return [_answer(file, connection) for file in check_files()]
+    ours = check_files()
+    taken = {file.stem for file in ours}
+    return [
+        *(_answer(file, connection) for file in ours),
+        *(_answer(file, connection, taken) for file in own_files(own, CHECKS)),
+    ]
 
 
-def _answer(file: Path, connection: Connection) -> CheckResult:
+def _answer(file: Path, connection: Connection, taken: Collection[str] = ()) -> CheckResult:
     severity = FAIL
     try:
+        if file.stem in taken:
+            raise Failure("verify-sync has a check of this name: give yours another one")
         severity, meaning, query = _read(file)
         count, rows = _found(query, connection)
-        return CheckResult(file.stem, severity if count else "ok", meaning, count, rows)
+        return CheckResult(masked(file.stem), severity if count else "ok", meaning, count, rows)
     except duckdb.OutOfMemoryException:
         severity, why = WARN, "memory does not suffice for it"
-    except OSError as error:
-        why = str(error.strerror)
-    except UnicodeDecodeError:
-        why = "it is not UTF-8"
     except Failure as error:
         why = str(error)
     except duckdb.Error as error:
         if is_damage(error) or isinstance(error, duckdb.InterruptException):
             raise
         why = _why(error)
-    return CheckResult(file.stem, severity, f"not run: {why} ({file})", None)
+    return CheckResult(masked(file.stem), severity, f"not run: {why} ({masked(str(file))})", None)
 
 
 def _read(file: Path) -> tuple[str, str, str]:
     """A check's severity, meaning and query. Raises Failure if the file is none."""
-    text = file.read_text(encoding="utf-8-sig")  # some editors put a mark before the first line
+    text = text_of(file)
     head = _HEAD.match(text)
     if head is None:
         raise Failure(

@@ -1,4 +1,4 @@
-"""The published file as Parquet: one file a view or raw table. Opening it: published."""
+"""Writes views and raw tables to Parquet or CSV. Opening the published file: published."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from pipelines.errors import Failure, Misuse, advised, first_line
+from pipelines.errors import Failure, Misuse, advised, first_line, masked
 from pipelines.reading.raw_tables import TABLES
 from pipelines.warehouse.connections import quoted
 from pipelines.warehouse.tables import SCHEMA
@@ -26,37 +26,39 @@ _COLUMNS = """
 """
 
 
-def export(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Path]:
-    """Writes `FOLDER/<view>.parquet` and `FOLDER/twilio_verify/<table>.parquet`, and says which.
+def export(connection: duckdb.DuckDBPyConnection, folder: Path, style: str) -> list[Path]:
+    """Writes `FOLDER/<view>.<style>` and `FOLDER/twilio_verify/<table>.<style>`; returns the files.
 
-    Each replaces an older one of its name when it is complete. Lengths of time become seconds,
-    because few readers know Parquet's own. Raises Failure if the folder cannot be written.
+    `style` is parquet or csv. A file replaces an older one only when it is complete. Lengths of
+    time become seconds, because few readers know Parquet's own type. Raises Failure if a file
+    cannot be written, Misuse if `folder` is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise Misuse(f"{folder} is a file: give a folder, which is made if it is not there")
     written = []
     relations = connection.execute(_RELATIONS, [["attempts", *TABLES]]).fetchall()
-    try:
-        for schema, name in relations:
-            target = (folder if schema == "main" else folder / schema) / f"{name}.parquet"
+    for schema, name in relations:
+        target = (folder if schema == "main" else folder / schema) / f"{name}.{style}"
+        try:
             target.parent.mkdir(parents=True, exist_ok=True)
             _write(connection, schema, name, target)
-            written.append(target)
-    except OSError as error:
-        where = error.filename or folder
-        raise Failure(f"{where}: {advised(error.strerror or str(error))}") from error
-    except duckdb.Error as error:
-        raise Failure(f"{folder}: {advised(first_line(error))}") from error
+        except OSError as error:
+            where = error.filename or folder
+            raise Failure(f"{where}: {advised(error.strerror or str(error))}") from error
+        except duckdb.Error as error:
+            raise Failure(f"{target}: {advised(masked(first_line(error)))}") from error
+        written.append(target)
     return written
 
 
 def _write(connection: duckdb.DuckDBPyConnection, schema: str, name: str, target: Path) -> None:
     columns = connection.execute(_COLUMNS, [schema, name]).fetchall()
     selected = ", ".join(_portable(column, kind) for column, kind in columns)
-    partial = target.with_suffix(".parquet.partial")
+    partial = target.with_name(f"{target.name}.partial")
+    style = target.suffix.removeprefix(".")
     try:
         connection.execute(
-            f"copy (select {selected} from {schema}.{name}) to '{quoted(partial)}' (format parquet)"
+            f"copy (select {selected} from {schema}.{name}) to '{quoted(partial)}' (format {style})"
         )
         partial.replace(target)
     finally:
@@ -64,6 +66,7 @@ def _write(connection: duckdb.DuckDBPyConnection, schema: str, name: str, target
 
 
 def _portable(column: str, kind: str) -> str:
+    column = '"{}"'.format(column.replace('"', '""'))  # a view of the user's may have any
     if kind == "INTERVAL":
         return f"epoch({column}) as {column}"
     if kind == "INTERVAL[]":

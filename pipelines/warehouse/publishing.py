@@ -33,12 +33,12 @@ _UNPUBLISHED = f"""
         )
 """
 
-# What a reader gets of the same rows; not the views' own texts, which DuckDB rewrites on storing.
+# What a reader gets of the same rows: views and settings, by the fingerprint of all that they are
+# made of, and which of the user's own were left out.
 _MEANING = f"""
-    select concat_ws(' ', table_name, column_name, data_type, comment)
-    from duckdb_columns() where schema_name = 'main' and not internal
+    select views from {SCHEMA}._verify_sync
     union all
-    select settings::varchar from main.settings
+    select view_name from duckdb_views() where schema_name = 'main' and not internal
     union all
     select concat_ws(' ', count(*), max(reconciled_at)) from {SCHEMA}.reconciliations
     order by all

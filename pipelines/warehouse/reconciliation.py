@@ -87,10 +87,14 @@ class Comparison:
         return DIFFERS if self.is_second else READ_AGAIN
 
     @property
+    def is_whole_day(self) -> bool:
+        return self.window.before - self.window.after == _DAY
+
+    @property
     def day(self) -> str:
-        """As people call it; of a part of one, up to when."""
+        """The date; of a part of a day also its end."""
         after, before = self.window.after, self.window.before
-        return f"{after:%F}" + ("" if before - after == _DAY else f" to {before:%T}")
+        return f"{after:%F}" + ("" if self.is_whole_day else f" to {before:%T}")
 
 
 def days_of(now: datetime, reach: datetime, number: int) -> list[Window]:

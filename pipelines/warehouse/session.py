@@ -77,7 +77,8 @@ def finish(warehouse: Warehouse, now: datetime, publish_every: timedelta = timed
 
 def publish(warehouse: Warehouse, now: datetime) -> None:
     """Publishes what passes the checks. Raises Failure if one with severity fail finds anything."""
-    answers = [answer for answer in check(warehouse.database, now) if answer.verdict != "ok"]
+    found = check(warehouse.database, now, warehouse.settings.sql)
+    answers = [answer for answer in found if answer.verdict != "ok"]
     for answer in answers:
         log.warning("check %s: %s", answer.verdict, answer)
     failed = [answer.name for answer in answers if answer.verdict == FAIL]

@@ -1,10 +1,11 @@
-"""Applies the views of `sql/`, with the settings that they read. What they mean: sql/."""
+"""Applies the views of `sql/`, with the settings that they read, then the user's own: own_sql."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import astuple
 from datetime import timedelta
 from graphlib import TopologicalSorter
@@ -18,6 +19,7 @@ from pipelines.reading.defaults import SETTLED_AFTER
 from pipelines.settings import Settings
 from pipelines.twilio.limits import RETENTION
 from pipelines.warehouse.database import Database
+from pipelines.warehouse.own_sql import REPORTS, apply_own_views, own_files
 from pipelines.warehouse.upgrade import stamp_views, stamped_views
 
 # Twilio's default: an attempt this old is seldom converted later.
@@ -48,24 +50,35 @@ def _read_by(file: Path, files: Mapping[str, Path]) -> list[str]:
 
 
 def fingerprint(settings: Settings) -> str:
-    """Of all that views are made of: while it is the same, they need not be made anew."""
-    texts = [file.read_text(encoding="utf-8") for file in (_settings_file(), *view_files())]
-    whole = "\0".join([*texts, *map(str, _values(settings)), duckdb.__version__])
+    """Of everything the views are made of: while it is the same, nobody has to make them again."""
+    files = (_settings_file(), *view_files(), *own_files(settings.sql, REPORTS))
+    parts = [*map(_bytes, files), *(file.name for file in files)]
+    whole = "\0".join([*map(str, parts), *map(str, _values(settings)), duckdb.__version__])
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
+def _bytes(file: Path) -> bytes:
+    with suppress(OSError):  # one of the user's that cannot be read is left out later
+        return file.read_bytes()
+    return b""
+
+
 def apply_views(database: Database, settings: Settings, again: bool = False) -> None:
-    """Creates `settings` and every view of `sql/` anew, in one transaction, unless they are as they
-    would be made; `again`: even then."""
+    """Makes `settings` and all views anew, ours in one transaction, unless nothing has changed.
+
+    `again`: even then. A view of the user's that fails is left out, and tried again by every run.
+    """
     connection, current = database.connection, fingerprint(settings)
+    ours, own = view_files(), own_files(settings.sql, REPORTS)
     there = {name for (name,) in database.rows(_VIEWS)}
-    as_they_were = there == {file.stem for file in view_files()}
-    if as_they_were and stamped_views(connection) == current and not again:
+    is_same = there == {file.stem for file in (*ours, *own)}
+    if is_same and stamped_views(connection) == current and not again:
         return
     connection.begin()
     create_views(connection, settings)
     stamp_views(connection, current)
     connection.commit()
+    apply_own_views(connection, own, {"settings", *(file.stem for file in ours)})
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:

@@ -226,7 +226,7 @@ def test_the_prompt_is_closed_to_other_files(configured: World, tmp_path: Path) 
         f".open {other}": "cannot be used in -safe mode",
         "create table mine as select 1;": "read-only",
     }
-    before = {path for path in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     with Terminal("sql", HOME=str(tmp_path), rows=200, columns=200) as t:
         t.shows(PROMPT)
         for line, refusal in attempts.items():

@@ -1,4 +1,4 @@
-"""The checks: each finds what it is for, a failed one keeps the published file, export is whole."""
+"""The checks: each finds what it is for, a failed one keeps the published file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import duckdb
-import pyarrow.parquet as pq
 import pytest
 
 from pipelines.__main__ import main
@@ -372,41 +371,3 @@ def test_before_the_first_sync_there_is_nothing_to_check(
 ) -> None:
     assert main(["check"], now=NOW) == 1
     assert "run `make sync` first" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("synced")
-def test_an_export_has_every_view_and_raw_table(
-    configured: World, capsys: Capture, tmp_path: Path
-) -> None:
-    folder = tmp_path / "here" / "it's"
-    for _ in range(2):  # the second time in the place of the first
-        assert main(["export", str(folder)], now=NOW) == 0
-    names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    raw = ["attempts", "windows_read", "sync_runs", "reconciliations", "rejected_attempts"]
-    views = [*(file.stem for file in view_files()), "settings"]
-    expected = [*views, *(f"twilio_verify/{name}" for name in raw)]
-    assert names == {f"{name}.parquet" for name in expected}
-    for name in expected:  # by another reader than wrote it
-        rows = pq.read_table(folder / f"{name}.parquet").num_rows
-        relation = name.replace("/", ".")
-        assert [{"n": rows}] == configured.query(f"select count(*) as n from {relation}"), name
-    ages = pq.read_table(folder / "verification_attempts.parquet", columns=["read_age"])
-    (oldest,) = configured.query("select max(read_age) as age from verification_attempts")
-    assert max(ages["read_age"].to_pylist()) == oldest["age"].total_seconds()
-
-
-def test_an_export_that_cannot_be_written_says_so(
-    configured: World, capsys: Capture, tmp_path: Path
-) -> None:
-    assert main(["export", str(tmp_path / "out")], now=NOW) == 1
-    assert "run `make sync` first" in capsys.readouterr().err
-    configured.sync()
-    (tmp_path / "file").touch()
-    assert main(["export", str(tmp_path / "file")], now=NOW) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "/file is a file: give a folder" in told
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "twilio_verify").touch()
-    assert main(["export", str(tmp_path / "folder")], now=NOW) == 1
-    assert "folder/twilio_verify: " in capsys.readouterr().err

@@ -12,6 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from email.utils import format_datetime
@@ -420,3 +421,31 @@ def test_the_number_asked_for_is_in_no_message(
         client.read(filters=Filters(to="+573003003030"))
     assert caught.value.__suppress_context__
     assert "3003003030" not in str(caught.value) + caplog.text
+
+
+class InStep(Pacer):
+    """Nobody tries again before all of them wait."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(1000)
+        self._all_wait = threading.Barrier(threads)
+
+    def pause(self, _: float) -> None:
+        self._all_wait.wait()
+
+
+def test_an_outage_is_one_line_a_try_and_not_one_a_thread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "verify_sync")
+    with (
+        asking(*[error(503)] * 12, *[GOOD] * 4, pacer=InStep(4)) as (client, _),
+        ThreadPoolExecutor(4) as threads,
+    ):
+        answers = [threads.submit(client.summary) for _ in range(4)]
+        assert {answer.result() for answer in answers} == {Summary(3, 2, 1)}
+        assert (client.counts.retries, caplog.text.count("trying again")) == (12, 3)
+    with asking(error(503), GOOD, error(503), GOOD, pacer=InStep(1)) as (client, _):
+        client.summary()
+        client.summary()  # after a good answer it is another outage
+        assert caplog.text.count("trying again") == 5
