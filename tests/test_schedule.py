@@ -1,4 +1,4 @@
-"""The README's schedules, run as cron and systemd would, and its table of intervals."""
+"""The schedules of the READMEs, run as cron and systemd would, and the table of intervals."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pathlib import Path
 import pytest
 
 from tests import intervals
-from tests.test_readme import README
+from tests.test_readme import BENCH, PIPELINES, README
 from tests.worlds import PACELESS, REPOSITORY, World
 
 MakeWorld = Callable[..., World]
 PLACE = "/srv/verify-sync"
 CRONTAB = re.findall(r"```cron\n(.*?)```", README, re.DOTALL)[0].splitlines()
-UNITS = dict(re.findall(r"```ini\n# /etc/systemd/system/(\S+)\n(.*?)```", README, re.DOTALL))
+UNITS = dict(re.findall(r"```ini\n# /etc/systemd/system/(\S+)\n(.*?)```", PIPELINES, re.DOTALL))
 FIELDS = re.compile(r"(\d+|\*) (\d+|\*) \* \* \* (/\S.*)")
-MAKE = re.search(r"`(make --silent -C /srv/verify-sync .*?)`", README)
+MAKE = re.search(r"`(make --silent -C /srv/verify-sync .*?)`", PIPELINES)
 # What `pip install --editable` makes, of this copy.
 SCRIPT = """#!{python}
 import sys
@@ -144,4 +144,4 @@ def test_the_service_does_what_its_unit_says(installed: World) -> None:
 
 
 def test_the_table_of_intervals_is_the_planners() -> None:
-    assert "\n".join(intervals.table()) in README
+    assert "\n".join(intervals.table()) in BENCH

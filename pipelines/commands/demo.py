@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pipelines.commands._output import shown
+from pipelines.commands._output import cost, shown
 from pipelines.text import counted, typed
 
 if TYPE_CHECKING:
@@ -33,10 +33,6 @@ ANSWERS = {
         select created_date, country, destination_prefix, verifications, converted,
             round(baseline, 2) as baseline, longest_number_run, wasted_spend, currency
         from pumping_suspects order by wasted_spend desc limit 5""",
-    "What the syncs did": """
-        select command, date_trunc('second', started_at)::timestamp as started_at, outcome, windows,
-            requests, attempts_read, attempts_new
-        from sync_history order by started_at desc limit 5""",
 }
 
 
@@ -48,8 +44,8 @@ def run(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
     done = demo(settings, now)
     folder = shown(settings.directory / "demo")
     print(
-        f"\nThis sync read {counted(done.attempts, 'attempt')} from the sandbox in "
-        f"{done.seconds:.1f} s. Now ask it something yourself:\n"
+        f"This sync read {counted(done.attempts, 'attempt')} from the sandbox with "
+        f"{cost(done)}. Now ask it something yourself:\n"
         f"  WAREHOUSE__DIR={folder} {typed('sql', query='from daily_conversion limit 5')}\n"
         f"  WAREHOUSE__DIR={folder} {typed('sql')}\n"
         "For your own account, set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN and run "
@@ -80,6 +76,6 @@ def demo(settings: Settings, now: datetime) -> Run:
         run = sync(of_sandbox, now)
     with open_published(of_sandbox.published) as connection:
         for title, query in ANSWERS.items():
-            print(f"\n{title}")
+            print(title)
             run_query(connection, query, "table")
     return run

@@ -22,7 +22,6 @@ def test_the_demo_twice(capfd: Capture, tmp_path: Path, monkeypatch: pytest.Monk
     for text in (
         "Conversion by channel",
         "countries with the lowest",
-        "What the syncs did",
         "make sql",
     ):
         assert text in first

@@ -15,7 +15,7 @@ from pipelines.warehouse import checks
 from pipelines.warehouse.checks import FAIL, WARN, check_files
 from pipelines.warehouse.views import view_files
 from tests.sql.given import given, rows
-from tests.worlds import NOW, REPOSITORY, Capture, World
+from tests.worlds import NOW, Capture, World
 
 # One that no sync reads again in the next hour.
 TWICE = """insert into twilio_verify.attempts
@@ -295,21 +295,6 @@ def test_what_is_no_check_is_named_and_changes_nothing(
     assert main(["views"], now=NOW) == 0
     assert configured.query("select count(*) as n from daily_conversion") == before
     assert configured.stored() == configured.truth()
-
-
-@pytest.mark.usefixtures("synced")
-def test_the_check_of_the_readme_is_one(
-    configured: World, capsys: Capture, own_check: Callable[[str], Path]
-) -> None:
-    (example,) = re.findall(
-        r"```text\n(-- severity.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL
-    )
-    own_check(example)
-    assert main(["check"], now=NOW) == 0
-    assert capsys.readouterr().out == "ok    mine\n"
-    own_check(example.replace("> 1000", "> 0").replace("warn", "fail"))
-    assert main(["check"], now=NOW) == 1
-    assert capsys.readouterr().out.startswith("fail  mine, 1,")
 
 
 @pytest.mark.usefixtures("synced")
