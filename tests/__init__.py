@@ -1,8 +1,8 @@
-"""Nothing of these tests is imported before this."""
+"""Runs before any test module is imported."""
 
 import __main__
 
-# DuckDB takes a process whose main module has no file, like a worker of xdist's, for a notebook: it
-# would print there how far a query is that takes two seconds.
+# DuckDB takes a process whose main module has no file for a notebook. xdist's workers are such
+# processes, and DuckDB would print a progress bar for queries over two seconds.
 if not hasattr(__main__, "__file__"):
     __main__.__file__ = __file__

@@ -1,6 +1,7 @@
-"""Runs a command while others take the cores and the disk cache from it, and ends with its code.
+"""Runs a command on a busy machine and ends with its exit code.
 
-`python -m tests.busy COMMAND…`: four processes count for ever, one writes and reads a large file.
+`python -m tests.busy COMMAND…`: meanwhile four processes loop to use up the cores, and one writes
+and reads a large file to use up the disk cache.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 COUNTING = 4
-MEGABYTES = 1024  # of the file
+MEGABYTES = 1024  # size of the file
 _COUNT = "while True: pass"
 _FILL = """
 import os, sys
@@ -38,7 +39,7 @@ def main(*command: str) -> int:
 
 @contextmanager
 def _running(program: str, *argv: str) -> Iterator[None]:
-    """It ends with the block, and with this process, whatever becomes of that."""
+    """Runs `program` in a process during the block. It also ends if this process dies."""
     ending = (
         "import os, sys, threading\n"
         "threading.Thread(target=lambda: (os.read(0, 1), os._exit(0)), daemon=True).start()\n"

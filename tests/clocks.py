@@ -1,4 +1,4 @@
-"""Time that a test moves, in the place of the machine's: when a machine stalls, none passes."""
+"""A fake clock that only the test moves, so a slow machine does not change the result."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pipelines.twilio.pacing import Pacer
 from pipelines.warehouse import runs, session
 
 Change = Callable[[Any, str, Any], None]
-# What a run's present, its length and the age of an answer are told by.
+# The modules that use `time` for a run's current time, its duration and the age of an answer.
 OF_A_RUN = (clock, runs, session, transport)
 _BEGAN = 1_800_000_000.0
 
 
 class Time:
-    """What our modules use of `time`. A look takes a microsecond of it, and a sleep as long as it
-    says, without waiting; a test adds to `elapsed` what else passes, in seconds. Thread-safe."""
+    """Replaces the module `time` in our modules. Each look at the clock adds a microsecond. `sleep`
+    adds its seconds and returns at once. A test adds seconds to `elapsed`. Thread-safe."""
 
     def __init__(self, change: Change = setattr) -> None:
         self.elapsed = 0.0
-        self.slept = 0.0  # of the machine, which only its clock goes through
+        self.slept = 0.0  # seconds that the machine slept: they move only the wall clock
         self._change = change
         self._looks = itertools.count(1)
         self._lock = threading.Lock()
@@ -42,13 +42,13 @@ class Time:
             self.elapsed += seconds
 
     def rule(self, *modules: ModuleType) -> None:
-        """They have no other time from now on."""
+        """Makes these modules use this clock."""
         for module in modules:
             self._change(module, "time", self)
 
     def rule_waits(self) -> None:
-        """Nor have the rate limit, the tries after a failure, and the sandbox's limits. A thread
-        that waits takes the others with it."""
+        """Makes the rate limit, retries and the sandbox's limits use this clock. A thread that
+        waits moves the clock for all threads."""
         pause = Pacer.pause
 
         def passing(pacer: Pacer, seconds: float) -> None:
@@ -60,6 +60,6 @@ class Time:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """However long it takes: what hangs is ended by the timeout that every test has."""
+    """Waits until `condition()` is true. It needs no timeout of its own: every test has one."""
     while not condition():
         time.sleep(0.005)

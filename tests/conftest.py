@@ -1,4 +1,4 @@
-"""Pytest's hooks, and the fixtures that tests ask for by name. What they are made of: worlds."""
+"""Pytest hooks and shared fixtures. The helpers behind the fixtures: worlds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ for name, examples in {"short": 25, "long": 400}.items():
     hypothesis.settings.register_profile(
         name,
         max_examples=examples,
-        # Both compare with the clock on the wall, which goes on while a machine stalls.
+        # Both use the wall clock, so a slow machine would fail tests.
         deadline=None,
         suppress_health_check=[hypothesis.HealthCheck.too_slow],
     )
@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """One seed for all workers, which hear it from the process that starts them."""
+    """Chooses one random seed for all workers. A worker gets it from the main process."""
     told: dict[str, int] = getattr(config, "workerinput", {})
     if config.option.seed is None:
         config.option.seed = told.get("seed", random.randrange(10**6))
@@ -59,12 +59,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """xdist's hook, where a worker is about to be started."""
+    """xdist's hook: passes the seed to a worker before it starts."""
     node.workerinput["seed"] = node.config.option.seed
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `long` run with --long; with it those too of which more examples are more."""
+    """Without --long: all tests not marked `long`. With --long: the tests marked `long`, and
+    Hypothesis tests with more examples."""
     chosen: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
         is_long = item.get_closest_marker("long") is not None
@@ -76,7 +77,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """What failed says how to run it again as it was."""
+    """Adds to a failure the command that repeats the test with the same seed."""
     report: Any = yield
     if report.failed:
         long = " --long" if item.config.option.long else ""
@@ -88,11 +89,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 def pytest_collection_finish() -> None:
     gc.collect()
-    gc.freeze()  # a run looks for garbage after each load, and need not go through modules
+    gc.freeze()  # a run collects garbage after each load: skip the modules
 
 
 def pytest_sessionfinish() -> None:
-    gc.unfreeze()  # or what DuckDB is built with takes them for leaks
+    gc.unfreeze()  # else a library inside DuckDB reports the modules as leaks
     nursery.close()
 
 
@@ -105,21 +106,21 @@ def bare_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the machine's reaches a test, and none of a test's outlives it."""
+    """Removes the machine's settings and what earlier tests have left behind."""
     for name in [name for name in os.environ if name.startswith(OURS)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DLT_PROJECT_DIR", str(REPOSITORY))
     monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
     monkeypatch.setenv("RUNTIME__LOG_LEVEL", "CRITICAL")
-    monkeypatch.setenv("COLUMNS", "200")  # how wide a table may be
-    # What earlier tests have left behind, as a process of its own would not.
+    monkeypatch.setenv("COLUMNS", "200")  # width of printed tables
+    # State that earlier tests in this process left behind.
     logging.getLogger("verify_sync").handlers.clear()
     errors._SECRETS.clear()
 
 
 @pytest.fixture(autouse=True)
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
-    """Within a run none passes but what the test adds: its windows are known to the second."""
+    """The clock of a run. Only the test moves it, so a run's windows are known to the second."""
     time = Time(monkeypatch.setattr)
     time.rule(*OF_A_RUN)
     return time
@@ -127,8 +128,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Time:
-    """Time of its own for the rate limit and for tries after a failure: waiting for them is over at
-    once."""
+    """A fake clock for the rate limit, for retries and for the sandbox: their waits end at once."""
     time = Time(monkeypatch.setattr)
     time.rule_waits()
     return time
@@ -136,7 +136,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 @pytest.fixture
 def in_slices(make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> World:
-    """A world of which a first sync reads many slices."""
+    """A world whose first sync reads many slices."""
     slice_small(monkeypatch.setattr)
     world = make_world(attempts=800)
     world.settings = replace(world.settings, page_size=100)
@@ -157,7 +157,7 @@ def world(make_world: Callable[..., World]) -> World:
 
 @pytest.fixture(scope="session")
 def first_sync(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that a first sync of the usual account leaves, for `synced` to copy."""
+    """The warehouse folder after a first sync of the default account. `synced` copies it."""
     folder = tmp_path_factory.mktemp("first") / "warehouse"
     with pytest.MonkeyPatch.context() as monkeypatch:
         bare(monkeypatch)
@@ -169,22 +169,22 @@ def first_sync(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def synced(world: World, first_sync: Path) -> World:
-    """`world` after its first sync, of which its sandbox's log does not tell."""
+    """`world` after its first sync. The sandbox's log does not contain that sync's requests."""
     shutil.copytree(first_sync, world.settings.directory)
     return world
 
 
 @pytest.fixture
 def configured(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """The environment an operator would set for `world`."""
+    """`world`, with its settings in environment variables, as an operator sets them."""
     configure(world, monkeypatch)
     return world
 
 
 @pytest.fixture(scope="session")
 def emptied() -> Iterator[Emptied]:
-    """`emptied(**settings)`: a database with their views, emptied at each call. To make the views
-    takes longer than to ask them about a few attempts."""
+    """`emptied(**settings)` returns a database with empty tables and the views for these settings.
+    All tests share it, because creating the views takes longer than querying them."""
     with in_memory() as connection:
         tables = connection.execute(
             "select table_name from duckdb_tables() where schema_name = 'twilio_verify'"

@@ -1,8 +1,8 @@
-"""Runs that are killed: a process that signals itself at a chosen moment, and what must hold then.
+"""Kills runs: a process signals itself at a chosen moment; then the warehouse is checked.
 
-`python -m tests.crash NOW PHASE CALL DELAY SIGNAL COMMAND…` runs a command of verify-sync; DELAY
-seconds after the CALL-th time that it has entered PHASE, or when it leaves it, it sends itself
-SIGNAL. With PHASE `none` it prints how long each phase took instead.
+`python -m tests.crash NOW PHASE CALL DELAY SIGNAL COMMAND…` runs a command of verify-sync. It sends
+itself SIGNAL in the CALL-th call of PHASE (from 0): DELAY seconds after its start, or at its end if
+that comes first. With PHASE `none` it sends nothing and prints the seconds of each call as JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipelines.warehouse.publishing import Publisher
 from tests.clocks import OF_A_RUN, Time
 from tests.worlds import PATIENT, Row, World, nothing_is_due, run_in_process, serving, slice_small
 
-# Where a run is, by the function that it is in; in the order in which it gets there.
+# Each phase of a run and the function that carries it out, in the order of a run.
 PHASES: dict[str, tuple[Any, str]] = {
     "paging": (Transport, "get"),
     "writing": (dlt.Pipeline, "extract"),
@@ -49,10 +49,10 @@ SENT = "signalled\n"
 
 
 def child(now: str, phase: str, call: str, delay: str, number: str, *argv: str) -> None:
-    """The process that is killed."""
+    """Runs in the process that is killed."""
     slice_small()
     Time().rule(*OF_A_RUN)
-    lock._GRACE = PATIENT  # for who has it to say so
+    lock._GRACE = PATIENT  # time for a lock holder to write its name
     moment = _Moment(phase, int(call), float(delay), int(number))
     for name, (owner, function) in PHASES.items():
         setattr(owner, function, moment.watched(name, getattr(owner, function)))
@@ -65,7 +65,7 @@ def child(now: str, phase: str, call: str, delay: str, number: str, *argv: str) 
 
 
 class _Moment:
-    """When the signal is sent: however busy the machine, before the phase is left."""
+    """Sends the signal in the chosen phase, even on a slow machine: at the latest at its end."""
 
     def __init__(self, phase: str, call: int, delay: float, number: int) -> None:
         self.phase, self.call, self.delay, self.number = phase, call, delay, number
@@ -99,7 +99,7 @@ class _Moment:
         timer.start()
 
     def _send(self) -> None:
-        with self._lock:  # or who leaves the phase would be ahead of the other's signal
+        with self._lock:  # else the phase could end before the timer's signal is sent
             if not self._is_sent:
                 self._is_sent = True
                 os.write(2, SENT.encode())
@@ -108,7 +108,7 @@ class _Moment:
 
 @dataclass
 class Trial:
-    """Two warehouses of one account: the runs of `world` are killed, those of `twin` are not."""
+    """Two warehouses of one account. The runs of `world` are killed, those of `twin` are not."""
 
     world: World
     twin: World
@@ -123,21 +123,21 @@ class Trial:
         self.took: dict[str, list[float]] = {}
 
     def measure(self) -> None:
-        """How long the phases of a first sync take here, by an uninterrupted run of the twin."""
+        """Measures the seconds of each phase in an uninterrupted first sync of the twin."""
         told = self._run(self.twin, "none", 0, 0.0, signal.SIGKILL)
         assert told.returncode == 0, told.stderr
         self.took = json.loads(told.stdout.splitlines()[-1])
         assert self.took.keys() == PHASES.keys()
 
     def kill(self, *phases: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Ends a sync in each of the phases, follows by a plain one, compares with the twin."""
+        """Kills a sync in each phase, runs a plain one, and compares the result with the twin."""
         before = stored(self.world)
         self.twin.now = self.world.now
         self.twin.sync()
         whole = stored(self.twin)
         for phase in phases:
             calls = self.took[phase]
-            # A first sync has several packages, of which each comes to all phases.
+            # A first sync has several packages, and each goes through all phases.
             call = self.random.randrange(min(len(calls), 2)) if before is None else 0
             delay = self.random.random() ** 2 * calls[call]
             told = self._run(self.world, phase, call, delay, number)
@@ -154,13 +154,13 @@ class Trial:
     def _ended_as_it_should(
         self, told: subprocess.CompletedProcess[str], phase: str, number: signal.Signals
     ) -> None:
-        """Killed; or, told to end, with one line and exit code 1; or the run was done already."""
+        """SIGKILL: killed. Other signals: one line and exit code 1. Or the run had ended before."""
         self.killed[phase if told.returncode else "too late"] += 1
         if number == signal.SIGKILL:
             assert told.returncode in (0, -number), told.stderr
             return
         last = told.stderr.splitlines()[-1] if told.stderr else ""
-        if SENT in told.stderr:  # else the run was done before
+        if SENT in told.stderr:  # else the run had ended before
             assert (told.returncode, INTERRUPTED in last) == (1, True), (phase, told.stderr)
         assert "Traceback" not in told.stderr
         assert told.stderr.count("verify-sync:") <= 1
@@ -173,7 +173,7 @@ class Trial:
 
 
 def kill_many(number: int) -> Trial:
-    """Kills at least so many syncs, in all phases; every twelve times from an empty folder."""
+    """Kills at least `number` syncs, in all phases. Every 12th round begins with empty folders."""
     slice_small()
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "0") as world:
         trial = Trial(world, World(world.sandbox, world.settings))
@@ -194,7 +194,7 @@ def kill_many(number: int) -> Trial:
 
 
 def stored(world: World) -> dict[str, Row] | None:
-    """What a reader finds; None while nothing was ever published."""
+    """The published attempts by sid; None if nothing was ever published."""
     return world.stored() if world.settings.published.exists() else None
 
 

@@ -1,6 +1,6 @@
-"""The tests on each Python that verify-sync promises, as far as this machine has them.
+"""Runs the tests on each Python that verify-sync supports and this machine has.
 
-`make test-pythons` takes each of them, `make test-pythons ARGS="-s ends"` the lowest and highest.
+`make test-pythons` uses all of them, `make test-pythons ARGS="-s ends"` the lowest and highest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ nox.options.envdir = str(REPOSITORY / ".nox")
 
 
 def pyenv() -> list[str]:
-    """Folders of the interpreters that pyenv has installed: its shims start only the chosen one."""
+    """Folders of pyenv's interpreters. pyenv's shims start only the selected version."""
     root = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
     return [str(folder) for version in PYTHONS for folder in root.glob(f"versions/{version}.*/bin")]
 
@@ -35,7 +35,7 @@ FOUND = [version for version in PYTHONS if shutil.which(f"python{version}")]
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """One session a version; nox's last lines are a table of them."""
+    """One session per Python. nox ends with a table of the results."""
     session.install("--quiet", "-r", str(REPOSITORY / "requirements-dev.lock"))
     session.install("--quiet", "--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
     session.chdir(REPOSITORY)
@@ -45,6 +45,6 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def ends(session: nox.Session) -> None:
-    """The lowest and the highest."""
+    """Only the lowest and the highest Python."""
     for version in dict.fromkeys([*FOUND[:1], *FOUND[-1:]]):
         session.notify(f"tests-{version}")

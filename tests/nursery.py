@@ -1,12 +1,12 @@
-"""A process that has all modules, and forks into those which the tests run.
+"""A process that imports all modules once and forks a child for each process that a test runs.
 
-To import them takes a second or two, longer than most of these runs. Each is a process of its own
-all the same, with its own pid, environment and signals.
+Importing takes one or two seconds, longer than most of these runs. Each child is still a process of
+its own, with its own pid, environment and signals.
 
-`python -m tests.nursery` takes a request a line, JSON on standard input: module, argv, environment,
-a function to call first, and the paths of what it reads, prints, complains of and ends with. That
-last file, the exit code, is there when the process has ended. When the nursery's own input ends, so
-do all of its children: whatever becomes of the tests, nothing of theirs goes on.
+`python -m tests.nursery` reads one JSON request per line from standard input: module, argv,
+environment, a function to call first, and the paths of four files for standard input, output,
+errors and exit code. The exit code's file appears when the child has ended. When the nursery's own
+input closes, it kills all children, so that nothing outlives the tests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SEED = "TESTS_SEED"  # in the environment: of what is drawn at random, in each of the processes
+SEED = "TESTS_SEED"  # environment variable: the random seed of each process
 _running: list[subprocess.Popen[str]] = []
 _one_at_a_time = threading.Lock()
 
@@ -43,8 +43,8 @@ def run(
     text: str = "",
     prepare: tuple[str, str, Any] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Like subprocess.run of `python -m module` with `text` as its standard input. `prepare` is
-    called in it first: a module, the name of a function in that, an argument."""
+    """Runs `python -m module` in a forked child, like subprocess.run, with `text` as its standard
+    input. The child first calls `prepare`: a module, the name of a function in it, an argument."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: f"{folder}/{name}" for name in ("out", "error", "code")}
         Path(folder, "in").write_text(text, encoding="utf-8")
@@ -59,7 +59,7 @@ def run(
 
 
 def _ask(request: str) -> subprocess.Popen[str]:
-    """Of the nursery, which is started at the first request."""
+    """Sends a request to the nursery. The first request starts it."""
     with _one_at_a_time:
         if not _running:
             command = [sys.executable, "-m", "tests.nursery"]
@@ -73,7 +73,7 @@ def _ask(request: str) -> subprocess.Popen[str]:
 
 
 def close() -> None:
-    """Ends it, and what still runs in it."""
+    """Ends the nursery and every child that still runs."""
     while _running:
         nursery = _running.pop()
         assert nursery.stdin is not None
@@ -82,11 +82,11 @@ def close() -> None:
 
 
 def main() -> None:
-    import tests.crash  # noqa: F401  # with all that it imports
+    import tests.crash  # noqa: F401  # imports all that a child needs
 
-    gc.freeze()  # modules stay: a child need not go through them, nor copy their pages
+    gc.freeze()  # children then neither scan the modules nor copy their memory pages
     children: dict[int, dict[str, Any]] = {}
-    # A child that ends wakes the loop, which waits for requests.
+    # The end of a child wakes the loop, which waits for requests.
     ended, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -107,11 +107,11 @@ def main() -> None:
         for pid in children:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        gc.unfreeze()  # or what DuckDB is built with takes them for leaks, and says so
+        gc.unfreeze()  # else a library inside DuckDB prints that the modules leak
 
 
 def _lines(ended: int) -> Iterator[bytes]:
-    """Lines of standard input as they come, and b"" when a child has ended."""
+    """Yields each line of standard input, and b"" when a child has ended."""
     rest = b""
     while True:
         ready, _, _ = select.select([0, ended], [], [])
@@ -135,18 +135,18 @@ def _reaped(children: dict[int, Any]) -> Iterator[tuple[int, int]]:
 
 def _write_code(request: dict[str, Any], code: int) -> None:
     new = Path(request["code"] + ".new")
-    with suppress(FileNotFoundError):  # whoever asked has gone
+    with suppress(FileNotFoundError):  # the test that asked has ended
         new.write_text(str(code))
         new.rename(request["code"])
 
 
 def _become(request: dict[str, Any]) -> None:
-    """Never returns: what it is forked from has other children to end."""
+    """Runs the request in the forked child. Never returns: the cleanup is the parent's."""
     code: Any = 1
     try:
         _prepare(request)
         for name in (request["module"], f"{request['module']}.__main__"):
-            sys.modules.pop(name, None)  # or runpy warns that it is there already
+            sys.modules.pop(name, None)  # else runpy warns that it is already imported
         runpy.run_module(request["module"], run_name="__main__")
         code = 0
     except SystemExit as stopped:
@@ -163,7 +163,7 @@ def _become(request: dict[str, Any]) -> None:
 def _prepare(request: dict[str, Any]) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # Whoever runs the tests in the background has them ignore SIGINT, and their children too.
+    # A shell starts a background job with SIGINT ignored, and its children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request["environment"])

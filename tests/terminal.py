@@ -1,4 +1,4 @@
-"""A terminal as people have it: what is typed, and what then stands on the screen."""
+"""A terminal for tests: a test types keys and reads the screen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyte
 
 
 class Terminal:
-    """`verify-sync` with `argv` on a screen of `rows` x `columns`; 0 x 0 tells no size."""
+    """`verify-sync` with `argv` on a screen of `rows` x `columns`. 0 x 0: the size is unknown."""
 
     def __init__(self, *argv: str, rows: int = 24, columns: int = 80, **environment: str) -> None:
         self._screen = pyte.HistoryScreen(columns or 80, rows or 24, history=10_000)
@@ -24,7 +24,7 @@ class Terminal:
             dimensions=(rows, columns), encoding="utf-8", codec_errors="replace",
             timeout=None,
         )  # fmt: skip
-        # A terminal answers what a program asks of it.
+        # A program queries its terminal: the screen sends the replies to the process.
         self._screen.write_process_input = self.process.send
 
     def __enter__(self) -> Terminal:
@@ -37,7 +37,7 @@ class Terminal:
         self.process.send(text)
 
     def shows(self, *texts: str) -> str:
-        """Waits until each of `texts` stands on the screen; returns the screen."""
+        """Waits until each of `texts` is on the screen; returns the screen."""
         return self.waits(lambda screen: all(text in screen for text in texts))
 
     def waits(self, is_there: Callable[[str], bool]) -> str:
@@ -46,7 +46,7 @@ class Terminal:
         return self.screen
 
     def ends(self) -> int | None:
-        """The exit code, when the process has ended; the screen then has its last words."""
+        """Waits for the process to end; returns its exit code. `screen` then has all its output."""
         with suppress(pexpect.EOF):
             while True:
                 self._stream.feed(self.process.read_nonblocking(65536, None))
@@ -55,7 +55,7 @@ class Terminal:
 
     @property
     def screen(self) -> str:
-        """With what has scrolled away above it, in which a line that was wrapped is two."""
+        """The text on the screen and above it. A wrapped line above it counts as two."""
         above = ("".join(line[at].data for at in sorted(line)) for line in self._screen.history.top)
         lines = [*above, *self._screen.display]
         return "\n".join(line.rstrip() for line in lines).rstrip()

@@ -1,6 +1,6 @@
-"""Every fault of the wire, through the real sync: the warehouse equals the truth or says why not.
+"""Every network fault, through the real sync: the warehouse equals the truth, or the run says why.
 
-And nothing it leaves behind or says along the way holds a secret or somebody's number.
+No file and no message contains a secret or a phone number.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DIGITS, _ADDRESS = re.compile(rb"\d{7,15}"), re.compile(rb"user\d+(?:@|%40)[\w.
 
 
 pytestmark = pytest.mark.usefixtures("waits")
-LONG = pytest.mark.long  # one by one what others have all at once, or more of the same
+LONG = pytest.mark.long  # single cases of what a short test combines, or more of the same
 
 
 class Operator:
@@ -48,7 +48,7 @@ class Operator:
         self.told = ""
 
     def run(self, world: World, *argv: str, **settings: object) -> int:
-        """The exit code of a command with --debug; what it said is in `told`."""
+        """Runs a command with --debug and returns its exit code. `told` has its output."""
         environment = environment_of(world)
         for name, value in settings.items():
             environment[f"SOURCES__TWILIO_VERIFY__{name.upper()}"] = str(value)
@@ -58,7 +58,7 @@ class Operator:
             code = main([*argv, "--debug"], now=world.now)
         captured = self._capfd.readouterr()
         self.told = captured.out + captured.err
-        # What `list` is asked to show, it shows.
+        # `list` prints numbers on purpose: only its stderr must hide them.
         self.look_for_secrets(world, captured.err if argv[0] == "list" else self.told)
         return code
 
@@ -123,7 +123,7 @@ def test_it_waits_as_long_as_a_throttled_answer_says(
     assert operator.run(world, "sync", page_size=70, concurrency=2) == 0
     assert holds_the_truth(world)
     throttled = [request.at for request in world.sandbox.log if request.status == 429]
-    assert 1 <= len(throttled) <= 4  # each of two readers once or twice: no hammering
+    assert 1 <= len(throttled) <= 4  # once or twice per reader, not again and again
 
 
 def test_an_outage_is_waited_out_and_large_pages_come_back(
@@ -136,7 +136,7 @@ def test_an_outage_is_waited_out_and_large_pages_come_back(
     pages = [request for request in log if "PageSize" in request.parameters]
     recovered = [page.parameters["PageSize"] for page in pages if page.status == 200]
     assert {*recovered} == {"50", "1000"}
-    assert recovered.count("50") <= 2  # a reader's look at whether it is over
+    assert recovered.count("50") <= 2  # one small page per reader, to see if the outage is over
     assert len([request for request in log if request.status == 503]) > 10
 
 
@@ -172,7 +172,7 @@ def test_a_run_that_fails_keeps_the_slices_it_has_read(
     assert holds_the_truth(world)
     read = world.query("select attempts from twilio_verify.windows_read")
     assert 3 < len(complete) < len(read)
-    assert sum(row["attempts"] for row in read) == len(world.truth())  # none of it twice
+    assert sum(row["attempts"] for row in read) == len(world.truth())  # no attempt is read twice
 
 
 @pytest.mark.parametrize("limit", [400, pytest.param(50, marks=LONG)])
@@ -187,7 +187,7 @@ def test_a_page_that_is_too_large_is_made_smaller(
     slices = len({r.parameters["DateCreatedAfter"] for r in log if "PageSize" in r.parameters})
     largest = {s: n for s, n in tried.items() if s > limit}
     assert tried == largest  # nothing else failed
-    # Three times each size, and each slice begins with the full one again.
+    # Three tries at each size, and each slice starts with the full size again.
     sizes = [s for s in (1000, 500, 250, 125, 62) if s > limit]
     assert tried == dict.fromkeys(sizes, 3 * slices)
 
@@ -195,7 +195,7 @@ def test_a_page_that_is_too_large_is_made_smaller(
 def test_the_size_of_a_page_stays_the_same_along_a_chain(
     make_world: MakeWorld, operator: Operator
 ) -> None:
-    """A token belongs to the size it was made for."""
+    """A page token is valid only for the page size that it was made with."""
     world = make_world(attempts=2_500, days=4, heavy_page=400, limits=QUIET)
     assert operator.run(world, "sync") == 0
     tokens = [r.parameters for r in world.sandbox.log if "PageToken" in r.parameters]
@@ -219,11 +219,11 @@ def test_an_answer_that_stays_ends_the_run_at_once(
     assert operator.run(world, "sync", concurrency=2) == code
     assert said in operator.told
     assert "RQ0" in operator.told
-    assert len(world.sandbox.log) <= 4  # two Summaries, two readers: none asks again
+    assert len(world.sandbox.log) <= 4  # two Summaries, two readers, no retries
     assert nothing_is_recorded(world)
 
 
-# --- chains that mislead
+# --- misleading links to the next page
 
 
 def test_a_slice_whose_token_is_refused_starts_again(
@@ -302,7 +302,7 @@ def test_a_filter_that_the_api_ignores_ends_the_run(
     assert not world.settings.published.exists()
 
 
-# --- another clock
+# --- a clock that differs
 
 
 @pytest.mark.parametrize("offset", [120, -120, pytest.param(10**6, marks=LONG)])
@@ -325,7 +325,7 @@ def test_odd_rows_are_stored_or_rejected_but_never_lost(
     world = make_world(attempts=600, rows=rows)
     assert operator.run(world, "sync") == 0
     told = operator.told
-    assert operator.run(world, "sync", "--dry-run") == 0  # and no run after it stumbles over them
+    assert operator.run(world, "sync", "--dry-run") == 0  # later runs do not fail on them
     assert holds_the_truth(world)
     unusable = world.unusable()
     assert bool(unusable) == (rows in ("no_sid", "no_date", "mixed"))
@@ -346,7 +346,7 @@ def test_rejected_rows_are_kept_once_however_often_they_are_read(
     world = make_world(attempts=600, rows="no_sid")
     operator.run(world, "sync")
     first = {str(row) for row in world.query("select attempt from twilio_verify.rejected_attempts")}
-    # The schedule is another one, so all of it is due again.
+    # The schedule is different, so everything is due again.
     assert operator.run(world, "sync", revisit_after='["10m", "4d"]') == 0
     again = world.query("select attempt from twilio_verify.rejected_attempts")
     assert {str(row) for row in again} == first
@@ -361,13 +361,13 @@ def test_keys_without_a_column_are_named_once_a_run(
     assert operator.told.count("brand, channel_data.segments") == 1
 
 
-# --- what dlt remembers
+# --- what dlt stores and sends
 
 
 def test_a_token_from_secrets_toml_is_written_nowhere_else(
     world: World, operator: Operator, tmp_path: Path
 ) -> None:
-    """dlt's trace of a run would quote every setting it has looked up."""
+    """dlt's trace of a run would contain every setting that dlt has looked up."""
     (tmp_path / ".dlt").mkdir()
     sandbox = world.sandbox
     (tmp_path / ".dlt" / "secrets.toml").write_text(
@@ -384,7 +384,7 @@ def test_a_token_from_secrets_toml_is_written_nowhere_else(
 
 
 def test_dlt_tells_nobody_anything_wherever_it_runs(world: World, tmp_path: Path) -> None:
-    """In a folder without our config.toml, where dlt's own default would be to report."""
+    """In a folder without our config.toml, dlt by default sends telemetry."""
     heard: list[str] = []
 
     class Listener(BaseHTTPRequestHandler):
@@ -410,7 +410,7 @@ def test_dlt_tells_nobody_anything_wherever_it_runs(world: World, tmp_path: Path
 
 
 def test_a_number_to_sync_by_is_repeated_by_nobody(world: World, operator: Operator) -> None:
-    """However what quotes it writes it: here the API, without its plus sign."""
+    """Whatever the spelling: here the API quotes the number without its plus sign."""
     number = a_value(world, "channel_data__to")
 
     def answer(*_: object) -> str:
@@ -434,7 +434,8 @@ def test_commands_one_after_the_other_share_the_limit(
     log = world.sandbox.log
     assert len(log) > 60
     assert {request.status for request in log} == {200}
-    # All of it, and no more; but while one of four threads waits, others may be on their way.
+    # The limit is nearly used up and never exceeded. While one of four threads waits, others may be
+    # in flight.
     assert 36 < busiest([request.at for request in log], 5.0) <= 40
 
 
@@ -442,11 +443,11 @@ def test_commands_one_after_the_other_share_the_limit(
 def test_a_soak_ends_complete_and_never_exceeds_the_limit(
     make_world: MakeWorld, waits: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """About 300 requests of sync, three in ten of them failing, at 40 requests in 2 seconds."""
+    """About 300 requests of sync at 40 requests in 2 seconds. Three in ten of them fail."""
     monkeypatch.setattr(pacing, "WINDOW", 2.0)
-    monkeypatch.setattr(retries, "FIRST_WAIT", 0.01)  # so that the limit is what is waited for
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.01)  # short: the rate limit must cause the waits
     monkeypatch.setattr(retries, "LONGEST_WAIT", 0.05)
-    kinds = [kind for kind in KINDS if kind != "hang"]  # of which the client waits for no answer
+    kinds = [kind for kind in KINDS if kind != "hang"]  # so the client never waits for a timeout
     limits = Limits(requests=40, seconds=2, retry_after="none")
     world = make_world(attempts=17_000, fail=",".join(kinds), rows="mixed", limits=limits)
     world.settings = replace(world.settings, requests_per_minute=40, page_size=60)

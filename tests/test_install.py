@@ -1,4 +1,4 @@
-"""An installed package is whole: it has its SQL, runs from any folder, names its own commands."""
+"""Installation: the package has its SQL, runs from any folder, names its own commands."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pipelines import release
 from tests.worlds import REPOSITORY, World, environment_of
 
 MakeWorld = Callable[..., World]
-# What it needs is there: nothing is fetched.
+# The dependencies are installed already: pip must download nothing.
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
-# What stands for Python where make sets up a checkout: it fails or waits as files there tell it.
+# A fake Python for make. The files `fail` and `pause` in its folder make it fail or wait.
 PYTHON = """#!/bin/sh
 case "$*" in
 -V) echo "Python 3.11.7" ;;
@@ -38,7 +38,7 @@ esac
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where pip puts what `pip install .` makes of a checkout."""
+    """The folder into which `pip install` has put this checkout."""
     folder = tmp_path_factory.mktemp("installed") / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", *OFFLINE, "--target"]
     subprocess.run([*install, folder, REPOSITORY], check=True)
@@ -49,7 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str, str]]:
-    """Runs its console script in an empty folder; returns exit code, output and complaints."""
+    """Runs the installed script in an empty folder; returns exit code, stdout and stderr."""
     monkeypatch.delenv("DLT_PROJECT_DIR")
     monkeypatch.setenv("PYTHONPATH", str(site))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -102,7 +102,7 @@ def locked(name: str) -> set[str]:
 
 
 def test_what_runs_is_installed_without_what_lints_and_tests() -> None:
-    """And both in the same versions: the second is installed over the first."""
+    """Both lock files have the same versions, because the second is installed over the first."""
     runs, all_of_it = locked("requirements.lock"), locked("requirements-dev.lock")
     only_dev = {
         "hypothesis",
@@ -122,7 +122,7 @@ def test_what_runs_is_installed_without_what_lints_and_tests() -> None:
 
 
 class Checkout:
-    """A folder that make sets up, where Python is a script that writes down what it is told."""
+    """A folder that make sets up with a fake Python, which records its steps in the file `told`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -141,7 +141,7 @@ class Checkout:
         )  # fmt: skip
 
     def make(self, target: str = ".venv/ready") -> tuple[int, str, list[str]]:
-        """Exit code, complaints, and what Python was told to do, in short."""
+        """Runs make; returns its exit code, its stderr and Python's steps, in short."""
         (self.folder / "told").write_text("")
         running = self.start(target)
         _, complaints = running.communicate()
@@ -157,7 +157,7 @@ class Checkout:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    """One that was set up."""
+    """A checkout that make has set up."""
     checkout = Checkout(tmp_path)
     code, progress, told = checkout.make(".venv/ready-dev")
     assert (code, told) == (0, ["venv", "requirements.lock", "editable", "requirements-dev.lock"])
@@ -191,7 +191,7 @@ def test_another_name_of_the_same_place_is_no_move(checkout: Checkout) -> None:
     link = checkout.folder.with_name("link")
     link.symlink_to(checkout.folder)
     assert "install" not in planned(link, "sync")
-    # A shell's own idea of where it is.
+    # The shell's PWD is the link, not the folder.
     command = f"cd '{link}' && make --dry-run sync"
     told = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
     assert "install" not in told
@@ -237,7 +237,7 @@ def test_of_two_at_once_one_waits_and_finds_nothing_to_do(tmp_path: Path) -> Non
     (tmp_path / "told").touch()
     with (
         checkout.start(".venv/ready") as one,
-        pause.open("w") as paused,  # once it installs
+        pause.open("w") as paused,  # opens when the first make installs
         checkout.start(".venv/ready") as other,
     ):
         assert other.stderr is not None
@@ -249,7 +249,7 @@ def test_of_two_at_once_one_waits_and_finds_nothing_to_do(tmp_path: Path) -> Non
 
 
 def planned(folder: Path, target: str) -> str:
-    """What make would do."""
+    """The commands that make would run."""
     command = ["make", "--dry-run", target]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
     return subprocess.run(

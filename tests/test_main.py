@@ -1,4 +1,4 @@
-"""The command line: exit codes, one clear line for every mistake, nothing secret in it."""
+"""The command line: exit codes, one clear line for every mistake, and no secrets in it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_refused_credentials_exit_2_without_telling_them(
     monkeypatch.setenv("TWILIO_AUTH_TOKEN", "a-wrong-token")
     code, line = refused(capsys, "sync")
     assert (code, "TWILIO_AUTH_TOKEN" in line, "a-wrong-token" in line) == (2, True, False)
-    assert len(configured.sandbox.log) <= 3  # one a reader, and no retries
+    assert len(configured.sandbox.log) <= 3  # one per reader, no retries
 
 
 def test_debug_shows_a_traceback_and_still_no_secret(
@@ -109,14 +109,14 @@ def test_a_run_in_another_process_is_said_to_be_one(
 def test_a_sync_that_waits_for_an_answer_ends_when_told(
     tmp_path: Path, signals: list[signal.Signals]
 ) -> None:
-    """Nobody listens on port 1: the readers are between two tries for minutes."""
+    """Nothing listens on port 1, so the readers wait for minutes between two tries."""
     environment = {
         **os.environ, "SOURCES__TWILIO_VERIFY__BASE_URL": "http://127.0.0.1:1",
         "TWILIO_ACCOUNT_SID": "AC" + "0" * 32, "TWILIO_AUTH_TOKEN": "token",
         "WAREHOUSE__DIR": str(tmp_path / "w"),
     }  # fmt: skip
     command = [sys.executable, "-m", "pipelines", "sync"]
-    # Whoever runs the tests in the background has them ignore SIGINT, and their children too.
+    # A shell starts a background job with SIGINT ignored, and its children inherit that.
     heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
         command,
@@ -132,7 +132,7 @@ def test_a_sync_that_waits_for_an_answer_ends_when_told(
             run.send_signal(number)
         assert run.wait() == 1
         told = run.stderr.read()
-        # The last ones may come when it has said so.
+        # Later signals may arrive after the message was printed.
         assert 1 <= told.count("verify-sync: interrupted") <= len(signals)
         assert "Traceback" not in told
 
@@ -140,7 +140,7 @@ def test_a_sync_that_waits_for_an_answer_ends_when_told(
 def test_a_signal_that_comes_before_anything_has_begun(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    """While the commands are imported."""
+    """The signal arrives while the commands are imported."""
 
     def interrupted() -> None:
         signal.raise_signal(signal.SIGINT)
@@ -218,7 +218,7 @@ def test_what_is_printed_hides_what_is_personal() -> None:
     [(["backfill", "--days", "x"], 2), pytest.param(["--help"], 0, marks=pytest.mark.long)],
 )
 def test_a_process_says_nothing_after_its_last_word(argv: list[str], code: int) -> None:
-    """Whichever way it ends: a library that is built in may complain of objects that are left."""
+    """At exit, a library inside DuckDB may complain about leaked objects."""
     command = [sys.executable, "-m", "pipelines", *argv]
     told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert told.returncode == code

@@ -1,4 +1,4 @@
-"""What a run can be told: a wrong setting is one line before any request, whatever gave it."""
+"""Settings: a wrong one gives one line before any request, wherever it was set."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_variable_of_somebody_elses_is_no_setting(
 def test_what_is_misspelt_in_the_configuration_file_is_told(
     tmp_path: Path, text: str, told: str
 ) -> None:
-    """A filter would silently read everything. Beside it there is a file of secrets."""
+    """A misspelt filter would silently read everything. A secrets file is in the same folder."""
     (tmp_path / ".dlt").mkdir()
     (tmp_path / ".dlt" / "config.toml").write_text(text)
     secrets = f"account_sid = 'AC{1:032}'\nauth_token = '{2:032}'\n"

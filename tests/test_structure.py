@@ -1,4 +1,4 @@
-"""The house: rooms of a bounded size, imports that run one way, and tests that mirror both."""
+"""The layout: few, short modules, imports that run one way, and tests that mirror the folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST = 300  # lines of a module
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout whose imports may be spoilt."""
+    """A copy of the code, so that a test can add wrong imports."""
     folder = tmp_path_factory.mktemp("checkout")
     shutil.copytree(PACKAGE, folder / "pipelines", ignore=shutil.ignore_patterns("__pyc*"))
     shutil.copy(REPOSITORY / "pyproject.toml", folder)
@@ -75,7 +75,7 @@ def test_few_modules_lie_flat_and_none_is_long() -> None:
 
 
 def test_tests_mirror_the_rooms() -> None:
-    """A test of one module lies where that does; here are those of more than one."""
+    """The test of a module is in the module's folder. The names below test several modules."""
     of_a_room = {
         "commands": {"imports"},
         "sandbox": {"sandbox"},

@@ -1,4 +1,4 @@
-"""The tests themselves: what becomes of them when they are interrupted, and what a failure says."""
+"""The test suite itself: what an interrupt leaves behind, and what a failure prints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.worlds import REPOSITORY
 
 pytestmark = pytest.mark.long
 
-# Two syncs of processes of their own, of which one waits for an answer until the other has ended.
+# Two syncs in their own processes. One waits for an answer until the other has ended.
 BUSY = (
     "tests/warehouse/test_lock.py::"
     "test_two_syncs_at_once_leave_one_winner_one_refusal_and_a_right_warehouse"
@@ -29,7 +29,7 @@ BUSY = (
 
 @contextmanager
 def running(*argv: str) -> Iterator[subprocess.Popen[str]]:
-    """pytest as a shell in the foreground would start it, in a session of its own."""
+    """Starts pytest as a shell does in the foreground, in its own session."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *argv]
     with subprocess.Popen(
         command, cwd=REPOSITORY, start_new_session=True, text=True,
@@ -44,7 +44,7 @@ def running(*argv: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def in_session(session: int) -> list[str]:
-    """Command lines of its processes that have not ended."""
+    """The command lines of the session's running processes."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
@@ -55,9 +55,9 @@ def in_session(session: int) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=str)
 def test_an_interrupt_leaves_no_process_behind(number: int) -> None:
-    """A Ctrl-C, which all processes of the terminal hear; or the end of pytest's own alone."""
+    """Ctrl-C reaches all processes of the terminal. SIGKILL ends only pytest's own process."""
     with running("-n", "1", "--long", BUSY) as tests:
-        # A nursery, and what it has forked.
+        # A nursery and a process that it has forked.
         wait_until(lambda: sum("tests.nursery" in line for line in in_session(tests.pid)) > 1)
         if number == signal.SIGINT:
             os.killpg(tests.pid, number)

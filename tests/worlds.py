@@ -1,4 +1,4 @@
-"""A sandbox whose clock the test sets, its truth worked out by hand, a warehouse beside it."""
+"""The world of a test: a sandbox whose clock the test sets, its expected rows, and a warehouse."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=timezone.utc)
 UNLIMITED = Limits(requests=0)
 PACELESS = 100_000  # requests a minute
-PATIENT = 600  # seconds for an answer: a machine that stalls is no network that does
+PATIENT = 600  # timeout in seconds; long, because a slow machine is not a network fault
 TOP = ("sid", "account_sid", "service_sid", "verification_sid", "date_created", "date_updated",
        "conversion_status", "channel", "url")  # fmt: skip
 NESTED = {
@@ -57,7 +57,7 @@ Capture = pytest.CaptureFixture[str]
 
 @dataclass
 class World:
-    """A sandbox and a warehouse beside it; `now` is the present of both."""
+    """A sandbox and a warehouse. `now` is the current time of both."""
 
     sandbox: Sandbox
     settings: Settings
@@ -68,14 +68,15 @@ class World:
         return sync(self.settings, self.now)
 
     def warehouse(self) -> Warehouse:
-        """Of a run that begins now."""
+        """The warehouse of a run that starts now."""
         return Warehouse(self.settings, Run("run", self.now))
 
     def move(self, **duration: float) -> None:
         self.now += timedelta(**duration)
 
     def truth(self, at: datetime | None = None) -> dict[str, Row]:
-        """By sid: what the API would list, up to the second before now, as columns of text."""
+        """Expected rows by sid: the usable attempts that the API lists at `at` (default: now) and
+        that were created before it."""
         at = at or self.now
         if at not in self.truths:
             listed = self.sandbox.truth(at.timestamp())
@@ -84,18 +85,18 @@ class World:
         return dict(self.truths[at])
 
     def unusable(self) -> list[Row]:
-        """What the API lists that cannot be an attempt."""
+        """The listed rows that cannot be stored as attempts."""
         return [row for row in self.sandbox.truth() if not is_whole(row)]
 
     def stored(self) -> dict[str, Row]:
-        """By sid: the published attempts, each of them once, without `read_at`."""
+        """The published attempts by sid, without `read_at`. Fails if an attempt is stored twice."""
         rows = self.query("select * exclude (read_at) from raw")
         stored = {row["sid"]: row for row in rows}
         assert len(stored) == len(rows), "an attempt is stored twice"
         return stored
 
     def query(self, sql: str) -> list[Row]:
-        """`raw` stands for twilio_verify.attempts."""
+        """Rows of a query on the published file. `from raw` means twilio_verify.attempts."""
         with reader().cursor() as connection:
             connection.execute(f"attach '{self.settings.published}' as published (read_only)")
             try:
@@ -110,12 +111,12 @@ class World:
 
 @cache
 def reader() -> duckdb.DuckDBPyConnection:
-    """To make an instance takes four times as long as to ask it."""
+    """One shared DuckDB instance: creating one takes four times as long as a query."""
     return duckdb.connect()
 
 
 def environment_of(world: World) -> dict[str, str]:
-    """What an operator would set."""
+    """The environment variables that an operator would set for `world`."""
     return {
         "SOURCES__TWILIO_VERIFY__BASE_URL": world.settings.base_url,
         "SOURCES__TWILIO_VERIFY__REQUESTS_PER_MINUTE": str(PACELESS),
@@ -131,13 +132,13 @@ def environment_of(world: World) -> dict[str, str]:
 def run_in_process(
     world: World, module: str, *argv: str, prepare: tuple[str, str, Any] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A module, with the world's settings in the environment; see nursery.run."""
+    """Runs a module in its own process with the world's settings. See nursery.run."""
     environment = {**os.environ, **environment_of(world)}
     return nursery.run(module, argv, environment, prepare=prepare)
 
 
 def slice_small(change: Callable[[Any, str, int], None] = setattr) -> None:
-    """About 12 slices for 800 attempts at 100 a page, in packages of 4 to 6 pages."""
+    """Makes slices small: about 12 for 800 attempts at 100 a page, in packages of 4 to 6 pages."""
     for module, name, value in (
         (sizing, "MOST_PAGES", 2),
         (sizing, "USUAL_PAGES", 1),
@@ -149,20 +150,20 @@ def slice_small(change: Callable[[Any, str, int], None] = setattr) -> None:
 
 
 def read_windows(world: World, windows: Iterable[Window], client: Client | None = None) -> Reads:
-    """Each as one slice."""
+    """Reads each window as one slice."""
     client = client or connect(world.settings, Clock(world.now))
     groups = batches(client, (Slice(window, None, 1) for window in windows))
     return [read for group in groups for read in group]
 
 
 def due_windows(world: World) -> list[Window]:
-    """What a sync would read."""
+    """The windows that a sync would read now."""
     read = windows_read(Warehouse(world.settings), world.now)
     return plan(read, world.settings.revisit_after, world.now)
 
 
 def nothing_is_due(world: World) -> bool:
-    """But perhaps a later last call, see the planner's tests."""
+    """Whether nothing is due, except perhaps a later last call: see reading/test_windows.py."""
     last_day = world.now - RETENTION + LAST_CALL
     return all(piece.before <= last_day for piece in due_windows(world))
 
@@ -172,7 +173,7 @@ def is_whole(attempt: Row) -> bool:
 
 
 def as_columns(attempt: Row) -> Row:
-    """An attempt of the API as a row of `twilio_verify.attempts`, worked out by hand."""
+    """The row of `twilio_verify.attempts` to expect for an attempt of the API, without `decode`."""
     rest = dict(attempt)
     row = {name: as_text(rest.pop(name, None)) for name in TOP}
     for name in ("date_created", "date_updated"):
@@ -194,7 +195,7 @@ def as_text(value: Any) -> str | None:
 
 
 def busiest(arrivals: list[float], seconds: float) -> int:
-    """The most requests that any trailing window of `seconds` holds."""
+    """The largest number of requests in any trailing window of `seconds`."""
     found, first = 0, 0
     arrivals = sorted(arrivals)
     for number, at in enumerate(arrivals):
@@ -214,7 +215,7 @@ def serving(
     limits: Limits = UNLIMITED,
     **switches: Any,
 ) -> Iterator[World]:
-    """A world whose warehouse is in `directory`; `switches` are those of Switches and Faults."""
+    """A world whose warehouse is in `directory`. `switches` are fields of Switches and Faults."""
     account = account_of(seed, attempts, days, int((now - timedelta(days=days)).timestamp()))
     wrong = {f.name: switches.pop(f.name) for f in fields(Faults) if f.name in switches}
     chosen = Switches(**switches)
@@ -235,7 +236,7 @@ def serving(
 
 @cache
 def account_of(seed: int, attempts: int, days: float, since: int) -> Account:
-    """Of what it has made up for one test it is not asked again by the next."""
+    """A cached account: the attempts it generates for one test are reused by the next."""
     return Account(seed=seed, attempts=attempts, days=days, since=since)
 
 
@@ -244,7 +245,7 @@ _usual_truth: dict[datetime, dict[str, Row]] = {}
 
 
 def usual_truth(world: World) -> dict[datetime, dict[str, Row]]:
-    """What the usual account holds when nearly every test begins."""
+    """The expected rows of the default account at NOW, where nearly every test starts."""
     if not _usual_truth:
         _usual_truth[NOW] = world.truth(NOW)
     return _usual_truth
@@ -256,7 +257,7 @@ def configure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(capture: Capture, *argv: str) -> tuple[int, str]:
-    """Exit code and the one line on stderr of a command that must not work."""
+    """Runs a command that must fail; returns its exit code and its single line on stderr."""
     code = main(argv, now=NOW)
     told = capture.readouterr()
     assert told.out == ""
@@ -267,7 +268,7 @@ def refused(capture: Capture, *argv: str) -> tuple[int, str]:
 
 @contextmanager
 def in_memory() -> Iterator[duckdb.DuckDBPyConnection]:
-    """The raw tables as a sync would make them, empty."""
+    """An in-memory database with the raw tables of a sync, empty."""
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
         create_raw(connection, ATTEMPTS.empty_table())

@@ -1,8 +1,8 @@
-"""`make bench`: verify-sync beside what one would use instead, at the API's limit, and as it grows.
+"""`make bench`: verify-sync compared with alternatives, at the API's limit, and as it grows.
 
-Each contender is a process of its own, and its CPU seconds and peak memory are the kernel's count
-of that process alone; the sandbox is this one. What a part finds is printed and kept in
-results.txt beside this file, which the README quotes.
+Each contender runs in its own process. CPU seconds and peak memory are the kernel's figures for
+that process alone; the sandbox runs in this one. Each part prints its result and stores it in
+results.txt beside this file. The README quotes it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def keep(name: str, lines: Iterable[str]) -> None:
-    """Puts a part's lines in the place of those of its last run."""
+    """Replaces the lines of a part's last run in results.txt."""
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
     sections = {found: body.strip("\n") for found, body in _SECTION.findall(text)}
     sections[name] = "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A first read of an account: beside others, at the rate limit, in memory, after a kill."""
+"""Benchmarks of a first read: alternatives, latency, rate limit, memory, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.bench.measure import (
 )
 
 SYNC, BACKFILL = (*OURS, "sync"), (*OURS, "backfill")
-_REST_API_MOST = 200_000  # attempts: a million take it ten minutes and 18 GB
+_REST_API_MOST = 200_000  # attempts; a million would take ten minutes and 18 GB
 
 
 @contextmanager
@@ -39,8 +39,8 @@ def folders() -> Iterator[Iterator[Path]]:
 
 
 def compare(sizes: Sequence[int]) -> Iterator[str]:
-    """Ours three times, the others once, each into an empty folder. No limit, but as many chains
-    as are the default at Twilio's."""
+    """Runs verify-sync three times (median) and the others once, each into an empty folder. No rate
+    limit, but 4 chains, the default at 100 requests a minute."""
     for size in sizes:
         contenders = {"verify-sync sync": [SYNC] * 3, "Twilio's client, pandas": [OFFICIAL]}
         if size <= _REST_API_MOST:
@@ -72,7 +72,7 @@ def table(title: str, costs: dict[str, Cost]) -> Iterator[str]:
 
 
 def latency() -> Iterator[str]:
-    """Where each answer takes 0.2 s, chains in parallel are what counts."""
+    """Each answer takes 0.2 s, so parallel chains decide the wall time."""
     with serving(100_000, latency=0.2) as sandbox, folders() as folder:
         costs = {
             "verify-sync sync, 4 chains": measure(SYNC, sandbox, next(folder), concurrency=4),
@@ -83,7 +83,7 @@ def latency() -> Iterator[str]:
 
 
 def limit(per_minute: int) -> Iterator[str]:
-    """A burst, then waiting: R requests at L a minute take at least 60 s x (ceil(R / L) - 1)."""
+    """R requests at L a minute take at least 60 s x (ceil(R / L) - 1): one burst is free."""
     trials = [(0.5, {}), (0.5, {"concurrency": 16}), (2.0, {}), (2.0, {"concurrency": 64})]
     for seconds, settings in trials if per_minute > 100 else [(2.0, {})]:
         with serving(1_000_000, per_minute, seconds) as sandbox, folders() as folder:
@@ -100,7 +100,7 @@ def limit(per_minute: int) -> Iterator[str]:
 
 
 def memory() -> Iterator[str]:
-    """Bounded, whatever the size."""
+    """Peak memory is bounded, whatever the number of attempts."""
     peaks = []
     for size in (1_000_000, 3_000_000):
         with serving(size) as sandbox, folders() as folder:
@@ -114,7 +114,7 @@ def memory() -> Iterator[str]:
 
 
 def resume() -> Iterator[str]:
-    """Backfills killed at random moments, gone on with, and one that was not."""
+    """Counts the additional requests of backfills that are killed at random moments and resumed."""
     with serving(300_000, latency=0.05) as sandbox, folders() as folder:
         whole = measure(BACKFILL, sandbox, next(folder), concurrency=4)
         extra = []
@@ -128,7 +128,7 @@ def resume() -> Iterator[str]:
             os.kill(child.pid, signal.SIGKILL)
             child.communicate()
             rest = measure(BACKFILL, sandbox, where, concurrency=4)
-            # The account lives on; a slice that is lost would be thousands.
+            # New attempts arrive meanwhile: a few. A lost slice would be thousands.
             assert abs(rest.rows - whole.rows) < 500, "attempts were lost"
             extra.append(len(sandbox.log) - before - whole.requests)
     yield (
@@ -138,7 +138,7 @@ def resume() -> Iterator[str]:
 
 
 def serve() -> Iterator[str]:
-    """How fast the sandbox itself is: everything it has, 1000 a page, one request at a time."""
+    """The speed of the sandbox itself: reads everything, 1000 a page, one request at a time."""
     with serving(1_000_000) as sandbox, requests.Session() as session:
         session.auth = (Sandbox.account_sid, Sandbox.auth_token)
         page, rows, before = f"{sandbox.url}/v2/Attempts?PageSize=1000", 0, time.process_time()

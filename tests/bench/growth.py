@@ -1,4 +1,4 @@
-"""As the warehouse grows: an hourly sync into it, publishing it, every view over it."""
+"""Benchmarks of a growing warehouse: an hourly sync, publishing, every view."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.worlds import serving as serving_at
 
 SYNC, VIEWS = (*OURS, "sync"), (*OURS, "views")
 _HOURLY = 5_000  # new attempts
-_AT_ONCE = 20  # copies of the real rows
-# Real rows, so that a sync finds those that it reads again: two hours before each age that is due.
+_AT_ONCE = 20  # copies of the real rows per insert
+# Two hours of real rows at each due age, so that a sync re-reads stored attempts.
 _AGES = ("2 hours", "28 hours", "75 hours", "698 hours")
-# Each copy eight hours older, as many as it has: 40 million attempts are 11 months.
+# Each copy is eight hours of attempts, eight hours older: 40 million are 11 months.
 _COPIED = """
     insert into twilio_verify.attempts
     select real.* replace (
@@ -54,7 +54,8 @@ _ALL_READ_AN_HOUR_AGO = """
 
 
 def steady(sizes: Sequence[int]) -> Iterator[str]:
-    """Without publishing, which copies all there is and is told apart."""
+    """The cost of an hourly sync without publishing. Publishing copies the whole file and has its
+    own column."""
     head = ("rows in the warehouse", "rows read", "wall s", "CPU s", "publishing s")
     yield "{:>22}{:>11}{:>9}{:>9}{:>14}".format(*head)
     costs = []
@@ -77,7 +78,7 @@ def steady(sizes: Sequence[int]) -> Iterator[str]:
 
 
 def views(sizes: Sequence[int] = (10**6, 10**7)) -> Iterator[str]:
-    """Every column and row of each, as an analyst's DuckDB reckons them: the median of three."""
+    """Seconds to compute every column and row of each view in DuckDB: the median of three."""
     with serving(_HOURLY * 720) as sandbox:
         found = {size: _seconds_of_views(size, sandbox) for size in sizes}
     yield f"{'rows in the warehouse':22}" + "".join(f"{size:>14,}" for size in sizes)
@@ -102,7 +103,7 @@ def _seconds_of_views(rows: int, sandbox: Sandbox) -> dict[str, float]:
 
 
 def hourly(folder: Path, sandbox: Sandbox, publish_every: str) -> Cost:
-    """A sync an hour after the last: 5,000 new attempts and as many at each age."""
+    """Measures a sync an hour after the last: 5,000 new attempts and as many at each due age."""
     found = _loading(folder, "select any_value(account_sid), any_value(filters_hash)"
                              " from twilio_verify.windows_read")  # fmt: skip
     _loading(folder, _ALL_READ_AN_HOUR_AGO.format(account=found[0], filters=found[1]))
@@ -114,7 +115,7 @@ def hourly(folder: Path, sandbox: Sandbox, publish_every: str) -> Cost:
 
 
 def grown(folder: Path, rows: int, sandbox: Sandbox) -> None:
-    """A warehouse of so many: what is due again for real, the others made of it by SQL."""
+    """Fills a warehouse with `rows` attempts: the due ones by backfill, the rest by SQL copies."""
     for age in _AGES:
         hours = int(age.split()[0])
         window = ("--after", age + " ago", "--before", f"{hours - 2} hours ago")
@@ -134,7 +135,8 @@ def _loading(folder: Path, sql: str) -> tuple[object, ...]:
 
 
 def merging(syncs: int = 1_000) -> Iterator[str]:
-    """Hourly syncs, most of whose rows replace stored ones; beside it, loaded afresh, the same."""
+    """Growth of the files over hourly syncs, which mostly replace stored rows, compared with a
+    fresh load of the same rows."""
     with (
         tempfile.TemporaryDirectory() as folder,
         serving_at(Path(folder) / "synced", attempts=20_000) as world,
@@ -156,7 +158,8 @@ def merging(syncs: int = 1_000) -> Iterator[str]:
 
 
 def _afresh(world: World, folder: Path) -> tuple[float, int]:
-    """Megabytes of the run's own file after one load of all that is published, and its rows."""
+    """Loads all published attempts into a new warehouse; returns the megabytes of its
+    loading.duckdb and the number of rows."""
     with duckdb.connect(str(world.settings.published), read_only=True) as connection:
         attempts = connection.sql("from twilio_verify.attempts").to_arrow_table().cast(ATTEMPTS)
     settings = replace(world.settings, directory=folder)

@@ -1,4 +1,4 @@
-"""A process and what it cost: the kernel's own count of it alone, children and sandbox apart."""
+"""Runs a command and measures its cost: the kernel's figures, without the sandbox."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from tests.worlds import REPOSITORY
 OURS = ("-m", "pipelines")
 REST_API = ("-m", "tests.bench.peers", "rest_api")
 OFFICIAL = ("-m", "tests.bench.peers", "official")
-# In between, because a process is told its parent's memory as its own peak: ours has the account.
+# A small launcher starts the command, because a process inherits its parent's peak memory, and this
+# process holds the sandbox's account.
 _LAUNCHER = """
 import os, sys
 pid = os.posix_spawn(sys.executable, [sys.executable, *sys.argv[1:]], os.environ)
@@ -36,8 +37,8 @@ _PUBLISHING = re.compile(r"of which ([\d.]+) s publishing")
 
 
 class Cost(NamedTuple):
-    """Wall and CPU seconds, peak resident megabytes, rows in the table, requests answered, and
-    the seconds that publishing took of the wall's by the command's own word."""
+    """Wall and CPU seconds, peak resident megabytes, stored rows, answered requests, and the
+    seconds of publishing that the command reports (part of the wall time)."""
 
     wall: float
     cpu: float
@@ -48,7 +49,7 @@ class Cost(NamedTuple):
 
 
 def median(costs: Iterable[Cost]) -> Cost:
-    """Of each measure its own median: single runs vary by a fifth on a shared machine."""
+    """The median of each measure on its own: single runs vary by a fifth on a shared machine."""
     return Cost(*(statistics.median(values) for values in zip(*costs, strict=True)))
 
 
@@ -97,10 +98,10 @@ def start(
 
 @contextmanager
 def serving(attempts: int, requests: int = 0, latency: float = 0.0) -> Iterator[Sandbox]:
-    """An account of 30 days up to now, by a right clock; the rate limit lifted unless given."""
+    """An account of the last 30 days by the real clock. No rate limit by default."""
     account = Account(attempts=attempts, since=int(time.time()) - 30 * DAY)
     limits = Limits(requests=requests, latency=latency)
     with Sandbox(account, limits=limits) as sandbox:
-        # Made before anyone is timed; the soonest that a request may see it.
+        # Generate the account now, before anything is measured.
         sandbox._api.answer("/v2/Attempts/Summary", {}, time.time())
         yield sandbox

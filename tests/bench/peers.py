@@ -1,4 +1,4 @@
-"""What one would use instead: run as `python -m tests.bench.peers NAME` in our environment."""
+"""Alternatives to verify-sync: run `python -m tests.bench.peers NAME` with our settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def rest_api() -> None:
-    """What dlt's documentation gives for an API like this: the stock source, merged on sid."""
+    """dlt's stock REST source, set up as its documentation shows, merged on sid."""
     import dlt
     from dlt.sources.rest_api import rest_api_source
 
@@ -48,7 +48,7 @@ def rest_api() -> None:
 
 
 def official() -> None:
-    """The script that one writes with Twilio's own client: stream, data frame, upsert by sid."""
+    """A plain script with Twilio's own client: stream, data frame, upsert by sid."""
     import duckdb
     import pandas as pd
     from twilio.rest import Client

@@ -1,4 +1,4 @@
-"""What must hold for long: a soak at the real limit, a hundred kills, a quarter of syncs."""
+"""Long tests: a soak at the real limit, a hundred kills, a quarter of syncs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.worlds import as_columns, busiest, is_whole
 
 
 def soak() -> Iterator[str]:
-    """A first sync of about 300 pages at 100 requests a minute; of the answers 3 in 10 fail."""
+    """A first sync of about 300 pages at 100 requests a minute. 3 in 10 requests fail."""
     limits, faults = Limits(), Faults(fail="all", hang=8, rows="mixed")
     began = time.time()
     account = Account(attempts=17_000, since=int(began) - 30 * DAY)
@@ -47,7 +47,7 @@ def soak() -> Iterator[str]:
 
 
 def a_quarter(days: int, names: list[str]) -> Iterator[str]:
-    """The README's table of a quarter, and each of its schedules by the real pipeline."""
+    """The README's table of a quarter, then each of its schedules with the real pipeline."""
     yield from quarter.table(days, names)
     account = quarter.Quarter(days)
     for name in names:
@@ -64,8 +64,8 @@ def a_quarter(days: int, names: list[str]) -> Iterator[str]:
 
 
 def kills() -> Iterator[str]:
-    """A hundred syncs killed at random moments, each followed by a plain one: see crash.py."""
-    logging.disable(logging.WARNING)  # each run after a kill says what it gives up
+    """A hundred syncs killed at random moments, each followed by a plain sync: see crash.py."""
+    logging.disable(logging.WARNING)  # each run after a kill logs what it discards
     trial = crash.kill_many(100)
     logging.disable(logging.NOTSET)
     unscathed = trial.killed.pop("too late", 0)
@@ -82,14 +82,15 @@ def kills() -> Iterator[str]:
 
 
 class Still(Sandbox):
-    """An account that stands still, so that a long run can be held against it, by a right clock."""
+    """A sandbox whose account does not change, so that the result of a long run can be compared
+    with it. Its `Date` header is the real time."""
 
     def headers(self, retry_after: int | None) -> dict[str, str]:
         return {**super().headers(retry_after), "Date": formatdate(usegmt=True)}
 
 
 def differences(published: Path, sandbox: Sandbox) -> int:
-    """How many attempts are missing, too many or otherwise than the sandbox has them."""
+    """The number of attempts that are missing, surplus or different from the sandbox's."""
     truth = {a["sid"]: as_columns(a) for a in sandbox.truth() if is_whole(a)}
     with duckdb.connect(str(published), read_only=True) as connection:
         answer = connection.execute("select * exclude (read_at) from twilio_verify.attempts")

@@ -1,4 +1,4 @@
-"""`backfill`: what is asked for, what that takes, and what is read. Half of it: warehouse."""
+"""`backfill`: the requested window, its cost, and what is read. Interrupted ones: warehouse."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_a_window_is_read_again_whatever_is_due(synced: World) -> None:
         sid: old[sid] for sid in old.keys() - inside
     }
     assert unfinished(world) == []
-    assert run(world, days=10).attempts == 0  # at the same instant: what has been read since
+    assert run(world, days=10).attempts == 0  # at the same instant all of it is read already
     world.move(seconds=5)
-    assert run(world, days=10).attempts == outcome.attempts  # a finished one reads it again
+    assert run(world, days=10).attempts == outcome.attempts  # a new backfill reads it again
 
 
 def test_a_backfill_is_the_first_sync_as_well(in_slices: World) -> None:
@@ -102,7 +102,7 @@ def test_a_window_that_is_none_is_one_line_and_no_request(
 ) -> None:
     try:
         code, line = refused(capsys, "backfill", *argv)
-    except SystemExit as stopped:  # argparse has its own, after the usage
+    except SystemExit as stopped:  # argparse exits itself, after printing the usage
         code, line = int(str(stopped.code)), capsys.readouterr().err
     assert (code, said in line) == (2, True), line
     assert configured.sandbox.log == []
@@ -121,7 +121,7 @@ def test_a_window_that_is_none_is_one_line_and_no_request(
 def test_what_is_left_out_of_a_window_is_said(
     configured: World, capsys: Capture, argv: list[str], said: str
 ) -> None:
-    """Nothing of it is left to read, at the instant at which all was read."""
+    """Nothing is left to read: the sync has read everything at this same instant."""
     assert main(["backfill", *argv], now=NOW) == 0
     assert said in capsys.readouterr().err
     assert configured.stored() == configured.truth()
@@ -148,7 +148,7 @@ def test_a_terminal_gets_a_bar(configured: World) -> None:
     told = [b""]
 
     def listen() -> None:
-        with suppress(OSError):  # which is how a terminal ends
+        with suppress(OSError):  # raised when the terminal closes
             while part := os.read(reader, 2**16):
                 told.append(part)
 

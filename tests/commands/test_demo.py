@@ -1,4 +1,4 @@
-"""`demo`: a made-up account is synced and asked."""
+"""`demo`: syncs a made-up account and queries it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_demo_twice(capfd: Capture, tmp_path: Path, monkeypatch: pytest.Monk
     with duckdb.connect(str(tmp_path / "demo" / "verify.duckdb"), read_only=True) as connection:
         sql = "select sum(pages) from twilio_verify.windows_read"
         (requests,) = connection.execute(sql).fetchall()[0]
-    assert requests <= 100  # a burst that the real API would take
+    assert requests <= 100  # a burst that the real API allows
     for text in (
         "Conversion by channel",
         "countries with the lowest",

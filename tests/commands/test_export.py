@@ -18,14 +18,14 @@ def test_an_export_has_every_view_and_raw_table(
     configured: World, capsys: Capture, tmp_path: Path
 ) -> None:
     folder = tmp_path / "here" / "it's"
-    for _ in range(2):  # the second time in the place of the first
+    for _ in range(2):  # the second export replaces the first
         assert main(["export", str(folder)], now=NOW) == 0
     names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     raw = ["attempts", "windows_read", "sync_runs", "reconciliations", "rejected_attempts"]
     views = [*(file.stem for file in view_files()), "settings"]
     expected = [*views, *(f"twilio_verify/{name}" for name in raw)]
     assert names == {f"{name}.parquet" for name in expected}
-    for name in expected:  # by another reader than wrote it
+    for name in expected:  # read with another library than DuckDB
         rows = pq.read_table(folder / f"{name}.parquet").num_rows
         relation = name.replace("/", ".")
         assert [{"n": rows}] == configured.query(f"select count(*) as n from {relation}"), name

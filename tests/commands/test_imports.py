@@ -1,4 +1,4 @@
-"""What a command imports: for its help or a misuse next to nothing, else no more than it uses."""
+"""What a command imports: almost nothing for help or wrong usage, else only what it uses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print("ends with", code, "has", *(name for name in {HEAVY} if name in sys.module
 
 
 def imported(*argv: str, **environment: str) -> tuple[str, str]:
-    """By a process of its own: what it prints, and its last line on stderr."""
+    """Runs a command in its own process; returns its stdout and the last line of its stderr."""
     told = subprocess.run(
         [sys.executable, "-c", PROGRAM, *argv], cwd=REPOSITORY, env={**os.environ, **environment},
         capture_output=True, text=True, check=True,
@@ -83,5 +83,5 @@ def test_who_asks_does_not_wait_for_what_only_a_sync_needs(
     argv = [str(tmp_path / "there") if word == "FOLDER" else word for word in argv]
     told, end = imported(*argv, **environment_of(world))
     assert told
-    # dlt has the configuration; it imports the last two.
+    # dlt reads the configuration. It imports pendulum and requests.
     assert end == f"ends with 0 has dlt duckdb{more} pendulum requests"

@@ -1,4 +1,4 @@
-"""`list` and `fetch`: single questions to the API, one stored nowhere, one merged."""
+"""`list` and `fetch`: single requests to the API. `list` stores nothing, `fetch` merges."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_fetch_of_an_unknown_attempt_leaves_what_is_stored(
         configured.stored(),
         min(configured.truth().values(), key=lambda r: r["date_created"]),
     )
-    configured.move(days=1)  # the oldest is forgotten now
+    configured.move(days=1)  # Twilio has forgotten the oldest now
     known = [*configured.truth()][-1]
     for missing in (oldest["sid"], "VL" + "0" * 32):
         assert main(["fetch", missing, known], now=configured.now) == 1

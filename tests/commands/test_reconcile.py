@@ -1,4 +1,4 @@
-"""The warehouse against Twilio's own totals: what agrees, what is read again, what stays wrong."""
+"""`reconcile`: compared with Twilio's totals, a day agrees, is read again, or still differs."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def asked(world: World) -> list[str]:
 def test_every_day_agrees_at_one_request_each(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, capsys: Capture, inclusive: bool
 ) -> None:
-    world = make_world(attempts=8_000, inclusive=inclusive)  # some on nearly every midnight
+    world = make_world(attempts=8_000, inclusive=inclusive)  # some fall on nearly every midnight
     configure(world, monkeypatch)
     world.sync()
     world.sandbox.log.clear()
     assert main(["reconcile"], now=NOW) == 0
     lines = capsys.readouterr().out.splitlines()
     assert asked(world) == ["Summary"] * 30
-    assert len(lines) == 32  # a heading, 29 whole days, today so far, and what it took
+    assert len(lines) == 32  # a heading, 29 whole days, today so far, and a summary
     assert [line.split("  ")[-1] for line in lines[1:31]] == [
         *["agrees"] * 28, *["agrees; conversions may still change"] * 2
     ]  # fmt: skip
@@ -118,13 +118,13 @@ def test_what_lies_on_midnight_is_read_again_with_its_day(
     harm(world, MISSING.format(f"sid = '{missing}'"))
     world.move(minutes=1)
     day = world.truth()[missing]["date_created"]
-    days = str((world.now - day).days)  # the day before, which ends with it, is not looked at
+    days = str((world.now - day).days)  # leaves out the day before, which ends at that second
     assert main(["reconcile", "--days", days], now=world.now) == 0
     assert missing in world.stored()
 
 
 def test_what_still_differs_is_an_error(synced: World, capsys: Capture) -> None:
-    """As if Twilio had removed an attempt: it is not ours to forget. The next days do agree."""
+    """As if Twilio had removed an attempt: the warehouse keeps it. The other days agree."""
     harm(
         synced,
         f"insert into twilio_verify.attempts select * replace ('VLx' as sid) from "
@@ -194,7 +194,7 @@ def test_late_arrivals_of_today_are_found(
     assert main(["reconcile", "--days", "1"], now=world.now) == 0
     kept = world.query(KEPT)
     assert [row["outcome"] for row in kept] == ["agrees", "read again", "agrees"]
-    assert kept[1]["created_before"] == NOW - SECOND  # up to where it was read
+    assert kept[1]["created_before"] == NOW - SECOND  # up to the last second that was read
     stored = world.stored()
     missing = [row for sid, row in world.truth().items() if sid not in stored]
     assert all(row["date_created"] >= NOW for row in missing)
@@ -203,7 +203,7 @@ def test_late_arrivals_of_today_are_found(
 def test_rows_that_are_no_attempts_are_no_difference(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twilio counts them, the warehouse cannot: they are known once the day was read again."""
+    """Twilio counts these rows. The warehouse knows them once it has read the day again."""
     world = make_world(attempts=300, rows="no_sid")
     configure(world, monkeypatch)
     world.sync()
@@ -218,7 +218,7 @@ def test_filters_that_twilio_counts_by_are_heeded(
 ) -> None:
     monkeypatch.setenv("SOURCES__TWILIO_VERIFY__COUNTRY", "co")
     code, line = refused(capsys, "reconcile")
-    assert (code, "run `make sync` first" in line) == (1, True)  # by this filter there was none
+    assert (code, "run `make sync` first" in line) == (1, True)  # no sync with this filter yet
     assert main(["sync"], now=NOW) == 0
     synced.sandbox.log.clear()
     assert main(["reconcile", "--days", "5"], now=NOW) == 0

@@ -1,4 +1,4 @@
-"""`restore`: a backup of the published file takes its place, and what was there is kept."""
+"""`restore`: a backup replaces the published file, and the replaced file is kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_restore_starts_again_from_a_backup(
     assert configured.stored() == newer
     assert main(["restore", str(backup)]) == 0
     kept = configured.settings.published.with_name("verify.duckdb.set-aside-2")
-    assert main(["restore", str(kept)]) == 0  # taken back
+    assert main(["restore", str(kept)]) == 0  # undoes the restore
     assert configured.stored() == newer
     assert main(["restore", str(configured.settings.published)]) == 0
     assert configured.stored() == newer

@@ -1,4 +1,4 @@
-"""`sandbox`: the stand-in API alone, for people."""
+"""`sandbox`: the stand-in API as a command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_the_sandbox_names_its_faults(capsys: Capture) -> None:
 
 
 def test_the_sandbox_command_serves_what_it_says(tmp_path: Path) -> None:
-    """As a user would: start it, set what it prints, sync in another process."""
+    """As a user would: start it, set the variables that it prints, sync in another process."""
     command = [sys.executable, "-m", "pipelines", "sandbox", "--port=0", "--attempts=500"]
     with subprocess.Popen(
         [*command, "--no-inclusive", "--no-error=mixed", "--requests=0"],

@@ -1,4 +1,4 @@
-"""`sql`: the published file for people and for machines."""
+"""`sql`: queries on the published file, for people and for programs."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_long_answer_says_how_many_rows_it_has(configured: World, capfd: Captu
         assert "12,345 rows" in told
         assert "200 shown" in told
         assert ">9999" not in told
-        assert told.count("? rows") == 200  # what the rows hold stays
+        assert told.count("? rows") == 200  # the text in the rows is unchanged
 
 
 @pytest.mark.usefixtures("synced")
@@ -164,8 +164,8 @@ def prompts(screen: str) -> int:
 
 
 def enter(terminal: Terminal, keys: str) -> str:
-    """The screen when they are answered, as far as this answer. What is typed before the prompt is
-    back would be lost."""
+    """Types `keys` and Enter, waits for the next prompt, and returns the answer. Without the wait,
+    keys typed before the prompt is back are lost."""
     asked = prompts(terminal.screen)
     terminal.type(keys + "\r")
     screen = terminal.waits(lambda now: prompts(now) > asked and now.endswith(PROMPT))
@@ -203,10 +203,10 @@ def test_ctrl_c_ends_a_query_and_not_the_prompt(configured: World, tmp_path: Pat
         shell = psutil.Process(t.process.pid)
         begun = shell.cpu_times().user
         t.type("select count(*) from range(1000000000) a, range(1000000) b;\r")
-        wait_until(lambda: shell.cpu_times().user > begun + 0.5)  # it is at work
+        wait_until(lambda: shell.cpu_times().user > begun + 0.5)  # the query is running
         t.type("\x03")
         t.waits(lambda screen: prompts(screen) == 2)
-        t.type("\x03")  # and one where there is none to end
+        t.type("\x03")  # and a Ctrl-C when no query runs
         t.waits(lambda screen: prompts(screen) == 3)
         assert "│       44 │" in enter(t, "select 40 + 4 as after_it;")
         t.type("\x04")

@@ -1,4 +1,4 @@
-"""How fresh and how complete a warehouse is; asking disturbs nobody and changes nothing."""
+"""`status`: how fresh and complete a warehouse is. It disturbs no run and changes nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ with duckdb.connect(sys.argv[1], read_only=True):
 
 
 def told(capsys: Capture, world: World, *argv: str) -> dict[str, str]:
-    """By their names: what the lines say."""
+    """Runs `status`; returns the text of each line by the line's name."""
     capsys.readouterr()
     assert main(["status", *argv], now=world.now) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -150,7 +150,7 @@ def test_it_writes_nothing_and_needs_no_credentials(
 
 @pytest.mark.usefixtures("synced")
 def test_while_a_sync_runs_it_answers_all_the_same(configured: World, capsys: Capture) -> None:
-    """With the newest success, which only the database that is in use knows."""
+    """It shows the newest success, though the published file does not contain it."""
     configured.move(hours=1)
     newest = configured.sync()
     configured.move(hours=1)
@@ -185,7 +185,7 @@ def test_while_a_sync_runs_it_answers_all_the_same(configured: World, capsys: Ca
 def test_a_sync_does_not_fail_because_somebody_looks(
     configured: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It looks again and again, and the reader has done when it does so for the third time."""
+    """The sync tries to open the database repeatedly. The reader closes it at the third wait."""
     configured.move(hours=1)
     loading = str(configured.settings.directory / "loading.duckdb")
     with subprocess.Popen(
@@ -203,7 +203,7 @@ def test_a_sync_does_not_fail_because_somebody_looks(
 
 
 class Looks(Time):
-    """Time in which something ends when it was waited for three times."""
+    """A clock that calls `end` at the third wait."""
 
     def __init__(self, change: Change, end: Callable[[], object]) -> None:
         super().__init__(change)

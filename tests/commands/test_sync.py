@@ -46,7 +46,7 @@ ANSWERS = [
 def test_both_syncs_equal_the_truth_whatever_the_api_answers(
     make_world: MakeWorld, switches: dict[str, object]
 ) -> None:
-    """Four days later everything that can still change has reached a revisit or is new."""
+    """Four days later every attempt that can still change has been revisited, or is new."""
     world = make_world(**switches)
     world.settings = replace(world.settings, page_size=150)
     world.sync()
@@ -99,7 +99,7 @@ def test_an_hour_later_only_new_and_due_attempts_are_read(make_world: MakeWorld)
         for at in created
     )
     assert outcome.slices == len(ages)
-    assert abs(outcome.attempts - due_now) <= 8  # seconds at the edges
+    assert abs(outcome.attempts - due_now) <= 8  # attempts in the seconds at the edges
 
 
 def test_attempts_that_appear_late_are_found_by_the_first_revisit(make_world: MakeWorld) -> None:
@@ -113,7 +113,7 @@ def test_attempts_that_appear_late_are_found_by_the_first_revisit(make_world: Ma
 
 
 def test_of_doubles_in_one_load_the_last_read_stays(world: World) -> None:
-    """Two reads of the same window in one package, the later one first: the later one counts."""
+    """Two reads of a window in one package, the later one first: the later read wins."""
     windows = cut(due_windows(world)[0], 10)[-3:]
     early = read_windows(world, windows)
     world.move(hours=3)
@@ -141,7 +141,7 @@ def test_an_empty_account_creates_every_table_and_view(make_world: MakeWorld) ->
 
 @pytest.mark.parametrize("concurrency", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_packages_are_small_and_begun_oldest_first(in_slices: World, concurrency: int) -> None:
-    """And loaded so, if no chain can overtake another."""
+    """With one chain they are also loaded oldest first."""
     in_slices.settings = replace(in_slices.settings, concurrency=concurrency)
     outcome = in_slices.sync()
     loads = in_slices.query(
@@ -157,7 +157,7 @@ def test_packages_are_small_and_begun_oldest_first(in_slices: World, concurrency
 def test_new_attempts_are_appended_others_merged(
     in_slices: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Appending is merging only where nothing is stored yet."""
+    """Append gives the same result as merge only if none of the attempts is stored yet."""
     new: list[bool] = []
 
     def told(package: Package, materialize: bool = True, is_new: bool = False) -> Any:
@@ -171,7 +171,7 @@ def test_new_attempts_are_appended_others_merged(
     new.clear()
     in_slices.move(hours=27)
     in_slices.sync()
-    assert False in new  # what is read again
+    assert False in new  # attempts that are read again
     assert in_slices.truth().keys() <= in_slices.stored().keys()
     fetch(in_slices.settings, [*in_slices.truth()][:1], in_slices.now)
     assert new[-1] is False
@@ -179,7 +179,7 @@ def test_new_attempts_are_appended_others_merged(
 
 @pytest.mark.parametrize("known", ["sid", "window"])
 def test_what_is_stored_in_part_is_not_appended(world: World, known: str) -> None:
-    """An attempt whose sid is stored, whatever its date; or other attempts of its window."""
+    """Merge if a sid is stored, whatever its date, or if the window has other stored attempts."""
     window = cut(due_windows(world)[0], 2)[1]
     (read,) = read_windows(world, [window])
     change = "date_created = '2026-10-25 00:00:00'" if known == "sid" else "sid = 'VL0'"
@@ -199,7 +199,7 @@ def test_what_is_stored_in_part_is_not_appended(world: World, known: str) -> Non
 
 @pytest.mark.parametrize("is_loaded", [True, False])
 def test_an_interrupted_append_adds_nothing_twice(world: World, is_loaded: bool) -> None:
-    """Killed once its attempts are stored but dlt has not written that down; or before."""
+    """The run is killed after its attempts are stored but before dlt records that, or earlier."""
     warehouse, package = world.warehouse(), Package.of(_package(world))
     with warehouse.opened():
         warehouse.loader.pipeline.extract(package_source(package, new=True))
@@ -226,7 +226,7 @@ def test_a_pending_package_is_finished_first(in_slices: World) -> None:
         "select created_after, count(*) as reads from twilio_verify.windows_read group by 1"
     )
     assert with_it < {row["created_after"] for row in read}
-    assert {row["reads"] for row in read} == {1}  # what it held is not read again
+    assert {row["reads"] for row in read} == {1}  # the pending windows are not read again
     assert world.stored() == world.truth()
 
 
@@ -324,7 +324,7 @@ def test_the_source_works_in_anyones_pipeline(world: World, tmp_path: object) ->
 def test_the_source_heeds_no_variable_of_somebody_elses(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    """dlt itself would take these for arguments of their names."""
+    """dlt by itself would use these variables as arguments of the same names."""
     for name, value in {"BASE_URL": "http://127.0.0.1:9", "COUNTRY": "CO", "TO": "x"}.items():
         monkeypatch.setenv(name, value)
     pipeline = dlt.pipeline(
@@ -348,7 +348,7 @@ def test_the_source_refuses_a_filter_that_is_none(filters: dict[str, str]) -> No
 
 
 def test_a_pending_package_of_another_account_is_not_mixed_in(world: World) -> None:
-    """Its account is known only once it is loaded: the check comes after."""
+    """The package's account is known only once it is loaded, so the check comes after that."""
     warehouse, package = world.warehouse(), _package(world)
     with warehouse.opened():
         warehouse.loader.pipeline.extract(package_source(Package.of(package)))

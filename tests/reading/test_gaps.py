@@ -1,4 +1,4 @@
-"""What Twilio forgot before it was read, and what it soon will: a run says so."""
+"""Gaps: a run warns of attempts that Twilio forgot before they were read, or soon will forget."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_sync_after_a_long_outage_says_what_is_lost(
     caplog.clear()
     world.move(hours=1)
     world.sync()
-    assert "lost" not in caplog.text  # said once; the view keeps it
+    assert "lost" not in caplog.text  # logged once; the view `gaps` keeps it
 
 
 @pytest.mark.parametrize(("days", "warned"), [(24, False), (26, True), (31, True)])

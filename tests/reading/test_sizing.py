@@ -1,4 +1,4 @@
-"""Slices: of a size, few, asked about no more than needed; and a Summary that fails."""
+"""Sizing: slices of limited size, few of them, few Summaries; and Summaries that fail."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def slices_of(world: World, concurrency: int = 4) -> list[Slice]:
 
 
 def without_summary(world: World, status: int) -> None:
-    """The API, but for its Summary."""
+    """Makes every Summary request fail with `status`."""
     answer = world.sandbox.answer
 
     def answering(path: str, *rest: object) -> str:
@@ -67,7 +67,7 @@ def without_summary(world: World, status: int) -> None:
 def test_slices_partition_the_window_and_none_is_too_large(
     make_world: MakeWorld, attempts: int, days: float, concurrency: int
 ) -> None:
-    """Also of an account that is all in its last hours."""
+    """Also for an account whose attempts are all in its last hours."""
     world = make_world(attempts=attempts, days=days)
     world.settings = replace(world.settings, page_size=8)
     (window,) = due_windows(world)
@@ -83,14 +83,14 @@ def test_slices_partition_the_window_and_none_is_too_large(
     assert len(found) < 2 + (pages - in_the_end) / 8 + in_the_end / LAST_PAGES
     assert len(summaries(world)) < 2 + 2.5 * pages / 10
     counted = sum(piece.attempts or 0 for piece in found)
-    assert len(created) <= counted <= len(created) + len(found)  # bounds, in two windows each
+    assert len(created) <= counted <= len(created) + len(found)  # attempts on a bound count twice
 
 
 @pytest.mark.parametrize("concurrency", [pytest.param(4, marks=pytest.mark.long), 16])
 def test_the_last_slices_are_small_and_cost_no_summary(
     make_world: MakeWorld, concurrency: int
 ) -> None:
-    """Or one chain would go on alone when all others are done."""
+    """Otherwise one chain would still read when all others are done."""
     world = make_world(attempts=6_000)
     world.settings = replace(world.settings, page_size=8)
     found = slices_of(world, concurrency)
@@ -112,7 +112,7 @@ def test_one_summary_that_fails_leaves_the_others_their_slices(make_world: MakeW
 
     def answering(path: str, *rest: Any) -> str:
         asked.append(path)
-        if len(asked) == 3:  # of an early part, in which there is nothing
+        if len(asked) == 3:  # an early part of the window, without attempts
             raise Refusal(404, 20404, "No summary today")
         return answer(path, *rest)
 
@@ -145,7 +145,7 @@ def test_a_small_account_needs_few_requests(make_world: MakeWorld) -> None:
     assert len(world.sandbox.log) == 2  # the Summary and a page
     world.move(hours=1)
     world.sync()
-    assert len(summaries(world)) == 1  # an hour cannot hold a slice, by what there was so far
+    assert len(summaries(world)) == 1  # at the rate so far, an hour is less than a slice
 
 
 def test_what_may_be_large_by_the_rate_so_far_is_asked_about(synced: World) -> None:
@@ -159,12 +159,12 @@ def test_what_may_be_large_by_the_rate_so_far_is_asked_about(synced: World) -> N
 @pytest.mark.parametrize(
     ("hours", "rate", "is_asked"),
     [
-        (1, None, True),  # nothing is known yet
+        (1, None, True),  # no rate is known yet
         (1, 0.0, True),
         (1, 0.001, False),
         (36, 0.001, False),
-        (36.1, 0.001, True),  # long, whatever there was so far
-        # four times as many an hour as so far are just a slice, and more than one
+        (36.1, 0.001, True),  # a long window, whatever the rate
+        # Four times the rate so far fills exactly one slice, and then more than one.
         (1, MOST_PAGES * 100 / 4 / 3600, False),
         (1, MOST_PAGES * 100 / 4 / 3600 * 1.001, True),
     ],
@@ -175,7 +175,7 @@ def test_what_is_asked_about(hours: float, rate: float | None, is_asked: bool) -
 
 
 def test_every_window_is_counted_where_it_is_wanted(world: World) -> None:
-    """And they come in order, counted or not."""
+    """The slices come in order, counted or not."""
     hours = [Window(NOW - timedelta(hours=n), NOW - timedelta(hours=n - 1)) for n in (3, 2)]
     client = connect(world.settings, Clock(world.now))
     with client, Sizing(client, rate=0.001) as sizing:
@@ -218,7 +218,7 @@ def test_a_summary_that_fails_stops_nothing(
         outcome = world.sync()
     goes_on = [m for m in caplog.messages if m.endswith("reading goes on without Twilio's count")]
     assert all(message.startswith(f"Twilio answered {status}") for message in goes_on)
-    # Of all that is due and of its first day, and of no other then.
+    # One for everything due and one for its first day, then no more.
     assert len(goes_on) == 2
     assert len(summaries(world)) == 2 * (HEAVY_TRIES if status == 500 else 1)
     assert outcome.slices == 30
@@ -297,7 +297,7 @@ def test_the_default_concurrency_keeps_up_with_the_limit() -> None:
 
 
 def test_what_it_takes_to_read_slices(world: World) -> None:
-    """One request for each that nobody has counted; Summaries for those that have to be cut."""
+    """One request for an uncounted slice, else one per page, and Summaries to cut a large slice."""
     (window,) = due_windows(world)
     uncounted = Slice(window, None, MOST_PAGES)
     small, whole = Slice(window, 7, 1), Slice(window, 100, MOST_PAGES)
@@ -310,7 +310,7 @@ def test_what_it_takes_to_read_slices(world: World) -> None:
 
 
 def test_a_signal_is_heeded_that_has_woken_nobody(world: World) -> None:
-    """As one is that comes just before Python begins to wait, or to another thread."""
+    """Such a signal comes just before Python starts to wait, or goes to another thread."""
     heard, answer, waited = threading.Event(), world.sandbox.answer, []
 
     def answering(path: str, *rest: object) -> str:

@@ -1,4 +1,4 @@
-"""Readers: as many at a time as told, never too far ahead, and what is complete is not lost."""
+"""Readers: never more than configured, never too far ahead, and complete slices are not lost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Chains = list[slices._Chain]
 
 @pytest.fixture
 def chains(monkeypatch: pytest.MonkeyPatch) -> Chains:
-    """Every slice that readers were given by now."""
+    """Every slice that the readers have been given so far."""
     found: Chains = []
 
     class Watched(slices._Chain):
@@ -54,7 +54,7 @@ def complete(chains: Chains) -> int:
 
 
 def slices_of(world: World) -> list[Slice]:
-    """Thirty of them, of about a page."""
+    """Thirty slices of about a page each."""
     return [Slice(window, None, 1) for window in cut(due_windows(world)[0], 30)]
 
 
@@ -82,7 +82,7 @@ def test_so_many_slices_are_read_at_a_time(make_world: MakeWorld, concurrency: i
 
 
 def test_readers_wait_for_what_is_not_loaded_yet(in_slices: World, chains: Chains) -> None:
-    """However slow loading is: no more than a package's pages and a slice's for each chain."""
+    """However slow loading is, readers hold no more than a package and one slice per chain."""
     world, loaded, most = in_slices, 0, 0
     world.settings = replace(world.settings, page_size=40)
     client = connect(world.settings, Clock(world.now))
@@ -101,7 +101,7 @@ def asked(world: World) -> int:
 
 
 def test_a_slow_slice_holds_nothing_back(in_slices: World) -> None:
-    """The oldest one is answered only when others are loaded, three times what may wait."""
+    """The oldest slice is answered only after 24 others are loaded, three times what may wait."""
     world, answer = in_slices, in_slices.sandbox.answer
     pieces, others_loaded = slices_of(world), threading.Event()
 
@@ -121,7 +121,7 @@ def test_a_slow_slice_holds_nothing_back(in_slices: World) -> None:
 
 
 def test_what_fits_a_package_is_one(make_world: MakeWorld, chains: Chains) -> None:
-    """However many pages of it are complete before the last: a load scans all that is stored."""
+    """Complete pages wait for the last slice: each load scans all stored keys."""
     world = make_world(attempts=2_400)
     world.settings = replace(world.settings, page_size=60)
     client, answer = connect(world.settings, Clock(world.now)), world.sandbox.answer
@@ -140,7 +140,7 @@ def test_what_fits_a_package_is_one(make_world: MakeWorld, chains: Chains) -> No
 def test_what_is_complete_is_loaded_while_the_limit_makes_others_wait(
     in_slices: World, time: Time
 ) -> None:
-    """So much less is read again, should it be killed meanwhile."""
+    """If the run is killed while it waits, less has to be read again."""
     time.rule(pacing)
     settings = replace(in_slices.settings, requests_per_minute=3)
     with connect(settings, Clock(in_slices.now)) as client:
@@ -192,8 +192,8 @@ def test_slices_after_one_that_fails_are_kept(world: World, chains: Chains) -> N
 
 @pytest.mark.parametrize("inclusive", [True, False])
 def test_what_lies_on_the_edges_of_a_slice_is_read(make_world: MakeWorld, inclusive: bool) -> None:
-    """Its last second is part of it and its first is not, however the API takes bounds: a second
-    more is asked for on each side."""
+    """A slice includes its last second and excludes its first. The request is a second wider on
+    each side, because the API may include or exclude its bounds."""
     world = make_world(attempts=300, inclusive=inclusive)
     truth = world.truth()
     created = sorted({row["date_created"] for row in truth.values()})

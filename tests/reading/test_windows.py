@@ -1,8 +1,8 @@
-"""The planner: proven by simulated lives of attempts under any sequence of runs.
+"""The planner, tested with simulated attempts under any sequence of runs.
 
-A run happens at a true instant, by a clock that may be wrong: a little ahead (a run refuses to go
-on where it is more than a minute) or behind by any amount. It reads what is planned, or fails
-after some of it. An attempt is listed from a while after its creation until it is forgotten.
+A run happens at a true instant. Its clock may be wrong: up to a minute ahead (a run with a clock
+further ahead refuses to go on), or behind by any amount. A run reads all that is planned, or fails
+after a part of it. The API lists an attempt some time after its creation, until retention ends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ Reads = list[tuple[datetime, datetime, datetime]]
 
 @dataclass(frozen=True)
 class Run:
-    """`after` the one before; its clock is `ahead`; `complete` is the share of slices it loads."""
+    """A run `after` the one before, by a clock that is `ahead`. It loads `complete` of its
+    slices."""
 
     after: timedelta
     ahead: timedelta = timedelta()
@@ -42,7 +43,8 @@ class Run:
 
 @dataclass
 class Attempt:
-    """`delay`: how long the API does not list it. `reads` are true instants; `seen` if listed."""
+    """The API does not list it for `delay`. `reads` are true instants. `seen` are ages at reads
+    that found it."""
 
     created: datetime
     delay: timedelta
@@ -55,7 +57,7 @@ class Attempt:
 
 @dataclass
 class History:
-    """What runs have read, and the attempts that were there for them."""
+    """The windows that runs have read, and the attempts that existed."""
 
     attempts: list[Attempt]
     schedule: Schedule = DEFAULT_SCHEDULE
@@ -88,7 +90,7 @@ def covers(windows: list[Window], instant: datetime) -> bool:
 
 
 def ages_read(reads: Reads, instant: datetime) -> list[timedelta]:
-    """At which ages, by the clocks of the runs, an attempt created then was read."""
+    """The ages, by the runs' clocks, at which an attempt created at `instant` was read."""
     return [at - instant for after, before, at in reads if after < instant <= before]
 
 
@@ -104,8 +106,8 @@ runs = st.builds(
 schedules = st.sets(st.integers(600, 28 * 86_400), min_size=1, max_size=5).map(
     lambda ages: tuple(timedelta(seconds=age) for age in sorted(ages))
 )
-# Created while runs go on and in the retention before; listed within eight minutes, which with
-# two clocks each a minute wrong is still less than the shortest age.
+# Created during the runs or in the 30 days before. Listed within eight minutes: plus a minute of
+# error for each of two clocks, still less than the shortest age.
 attempts = st.lists(
     st.builds(
         Attempt,
@@ -172,8 +174,8 @@ def test_regular_runs_read_each_attempt_up_to_five_times(
 def test_every_attempt_is_read_at_every_age_whatever_happens(
     found: list[Attempt], schedule: Schedule, sequence: list[Run]
 ) -> None:
-    """Whatever the intervals, failures and clocks: after a run that succeeds, each attempt that
-    has by then reached an age within its life was seen at that age or later, by its clock."""
+    """Whatever the intervals, failures and clocks: after a successful run, each attempt has been
+    seen at or after every age that it has reached within retention, by the run's clock."""
     history = History(found, schedule)
     for run in sequence:
         history.run(run)
@@ -185,7 +187,7 @@ def test_every_attempt_is_read_at_every_age_whatever_happens(
         for attempt in found:
             age = history.now - attempt.created
             if not timedelta(minutes=2) < age <= history.true - attempt.created < RETENTION:
-                continue  # not there yet, gone, or at the edge by a clock that is ahead
+                continue  # not listed yet, forgotten, or at the edge because the clock is ahead
             for reached in (a for a in schedule if a <= age):
                 by_clock = ages_read(history.reads, attempt.created)
                 assert any(read >= reached for read in by_clock), reached
@@ -197,8 +199,9 @@ def test_every_attempt_is_read_at_every_age_whatever_happens(
 def test_every_attempt_gets_its_last_call(
     found: list[Attempt], schedule: Schedule, sequence: list[Run]
 ) -> None:
-    """In its last day, or its last two intervals if they are longer, before the day is over; until
-    then a read in the later half of what the oldest revisit leaves may stand for it."""
+    """The last call comes in the last day, or in the last two intervals if they are longer. Before
+    the last day, a read in the later half from the oldest revisit to the end of retention is
+    enough."""
     history, retention = History(found, schedule), RETENTION
     late = (schedule[-1] + retention) / 2
     for run in sequence:
@@ -219,7 +222,7 @@ def test_every_attempt_gets_its_last_call(
 def test_no_attempt_is_read_more_often_than_its_ages_and_two(
     found: list[Attempt], schedule: Schedule, sequence: list[Run]
 ) -> None:
-    """The ages are new, the schedule's and the last call's; a run that fails may cost one more."""
+    """At most one read when new, one per age, one last call, two more, and one per failed run."""
     history, failed = History(found, schedule), 0
     for run in sequence:
         history.run(run)
@@ -232,14 +235,14 @@ def test_no_attempt_is_read_more_often_than_its_ages_and_two(
     ("days", "seen"),
     [
         ((3.1, 12.1, 18.1, 22.1, 24.8, 26.6, 27.8, 28.6, 29.1, 29.5), [3.1, 12.1, 18.1, 29.1]),
-        # 16.1 is in the last two intervals, but not in the later half of what day 3 leaves
+        # 16.1 is in the last two intervals, but not in the later half of the days from 3 to 30
         ((3.1, 9.1, 16.1, 22.1, 25.3, 27.2, 28.4, 29.1, 29.5), [3.1, 16.1, 22.1, 29.1]),
     ],
 )
 def test_intervals_that_keep_shrinking_do_not_force_a_last_call_each(
     days: tuple[float, ...], seen: list[float]
 ) -> None:
-    """Every run here finds the attempt in its last two intervals; one early call will do."""
+    """For each run here the attempt is in its last two intervals. One early last call is enough."""
     history, age = History([Attempt(NOW, timedelta())]), 0.0
     for then in days:
         history.run(Run(timedelta(days=then - age)))
@@ -249,8 +252,8 @@ def test_intervals_that_keep_shrinking_do_not_force_a_last_call_each(
 
 @given(schedule=schedules, sequence=st.lists(successes, min_size=1, max_size=12))
 def test_at_one_instant_nothing_is_due_twice(schedule: Schedule, sequence: list[Run]) -> None:
-    """But for attempts in their last day: if runs have become more frequent, so that there is
-    time for it, an early last call is followed by a later one."""
+    """Except in an attempt's last day: if runs have become more frequent, an early last call is
+    followed by a later one."""
     history = History([], schedule)
     for run in sequence:
         history.run(run)
@@ -303,7 +306,7 @@ def test_an_older_copy_makes_just_what_it_lost_due_again(
         if undone and instant < now - SECOND:
             assert covers(then_due, instant)
         if covers(then_due, instant) and not covers(now_due, instant):
-            # Or it is an early last call: without the lost runs, the last one is longer ago.
+            # Otherwise it is an early last call: without the lost runs, the interval is longer.
             reach = max((before for _, before, _ in older), default=now)
             assert left < once or now - instant >= RETENTION - max(DAY, 2 * (now - reach))
 
@@ -326,7 +329,7 @@ def test_what_no_window_holds_between_two_is_unread() -> None:
     pause=seconds(60, 50 * 86_400),
 )
 def test_losses_are_what_left_retention_unread(sequence: list[Run], pause: timedelta) -> None:
-    """At every instant at which anything changes, and a second before and after."""
+    """Checks every instant at which anything changes, and the seconds before and after it."""
     history = History([])
     for run in sequence:
         history.run(run)
@@ -362,7 +365,7 @@ def test_losses_are_what_left_retention_unread(sequence: list[Run], pause: timed
 def test_a_window_counts_if_its_package_is_complete_and_its_filters_are_these(
     tmp_path_factory: pytest.TempPathFactory, windows: list[tuple[int, int, str, bool, bool]]
 ) -> None:
-    """The real query: of other filters, other accounts and incomplete packages nothing counts."""
+    """The real query: other filters, other accounts and incomplete packages do not count."""
     warehouse = Warehouse(Settings(tmp_path_factory.mktemp("w")))
     now, expected = NOW.replace(microsecond=0), []
     with duckdb.connect(str(warehouse.loading)) as connection:

@@ -89,8 +89,8 @@ def test_things_happen_late_and_some_never(make_world: MakeWorld) -> None:
     for name in DELAYED:
         assert any(before[name] != after[name] for before, after in flat), name
     outcomes = Counter(after["message_status"] for _, after in flat)
-    assert outcomes["sent"] > 50  # no receipt ever
-    assert outcomes[None] > 50  # a country that reports nothing
+    assert outcomes["sent"] > 50  # no receipt ever comes
+    assert outcomes[None] > 50  # a country without receipts
     assert 50 < sum(after["price"] is None for _, after in flat) < len(flat) / 10
     assert all(after["date_updated"] >= after["date_created"] for _, after in flat)
 
@@ -245,7 +245,7 @@ def test_nobody_else_on_the_network_can_reach_it(world: World) -> None:
     assert listening == ["127.0.0.1"]
 
 
-# --- the switches: both answers to what nobody documents
+# --- the switches: both behaviours where the documentation is silent
 
 
 @pytest.mark.parametrize("inclusive", [True, False])

@@ -1,4 +1,4 @@
-"""Attempts written by hand for the views, and what the views make of them."""
+"""Helpers for the tests of views: store attempts written by hand, and query the views."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ CONVERTED = {"conversion_status": "converted"}
 Row = dict[str, Any]
 
 
-_applied: Settings | None = None  # in the one database that the tests of views share
+_applied: Settings | None = None  # settings of the views in the shared database
 
 
 def given(database: duckdb.DuckDBPyConnection, *attempts: Row, **settings: Any) -> None:
-    """The attempts, and the views over them with these settings."""
+    """Stores the attempts and creates the views with these settings."""
     add(database, *attempts)
     apply_views(database, **settings)
 
 
 def apply_views(database: duckdb.DuckDBPyConnection, **settings: Any) -> None:
-    """Unless they are there already. Who changes the table of settings does so at every test."""
+    """Creates the views, unless they have these settings already. Always resets the time zone,
+    because a test may change it in the table `settings`."""
     global _applied
     wanted = Settings(directory=Path(), **settings)
     if wanted != _applied:
@@ -38,7 +39,7 @@ def apply_views(database: duckdb.DuckDBPyConnection, **settings: Any) -> None:
 
 
 def add(database: duckdb.DuckDBPyConnection, *attempts: Row) -> None:
-    """Attempts as the API would have said them; `age` is how old they were when read."""
+    """Stores attempts as the API would list them. `age` is an attempt's age when it is read."""
     for number, changes in enumerate(attempts):
         data = {"to": "+573001234567", "country": "CO", "message_status": "delivered"}
         attempt = {

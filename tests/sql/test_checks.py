@@ -1,4 +1,4 @@
-"""The checks: each finds what it is for, a failed one keeps the published file."""
+"""The checks: each finds its fault, and a failed check keeps the published file as it was."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.warehouse.views import view_files
 from tests.sql.given import given, rows
 from tests.worlds import NOW, Capture, World
 
-# One that no sync reads again in the next hour.
+# Duplicates an attempt that no sync reads again in the next hour.
 TWICE = """insert into twilio_verify.attempts
     from twilio_verify.attempts order by date_created limit 1 offset 900"""
 FIRST = "where sid = (select min(sid) from twilio_verify.attempts)"
@@ -37,7 +37,7 @@ HEAD = "-- severity: warn\n-- Rows.\n"
 
 @pytest.fixture
 def own_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Has `mine.sql`, with this text in it, be the only check."""
+    """Makes `mine.sql`, with the given text, the only check."""
 
     def written(text: str) -> Path:
         mine = tmp_path / "mine.sql"
@@ -55,7 +55,7 @@ def spoil(world: World, *statements: str) -> None:
 
 
 def spoilt_view(name: str, column: str = "attempts") -> str:
-    """One too many in one of its rows."""
+    """SQL that replaces a view so that `column` is one too high in one row."""
     (file,) = [file for file in view_files() if file.stem == name]
     body = file.read_text().partition(" as\n")[2].partition(";")[0]
     return SUBTLE.format(name, column, body)
@@ -81,7 +81,7 @@ PLANTED = {
         f" date '2026-11-01' as created_after, date '2026-11-02' as created_before,"
         f" timestamptz '2026-11-20 {hour}:00:00Z' as reconciled_at, '{outcome}' as outcome,"
         " '1' as _dlt_id, '1' as _dlt_load_id"
-        # The last is no answer to the first: it is another part of the account.
+        # The second does not resolve the first: it has other filters.
         for filters, hour, outcome in (("a", "01", "differs"), ("b", "02", "agrees"))
     ],
     "synced_lately": [
@@ -97,7 +97,7 @@ def test_each_check_finds_what_it_is_for_and_nothing_else(
     configured: World, capsys: Capture, name: str
 ) -> None:
     if name == "sums_agree":
-        # Other views stand on it, so it is put in the place of one after them.
+        # This check compares views, so a view is spoilt and not a table.
         spoil(configured, spoilt_view("daily_conversion"))
     else:
         spoil(configured, *PLANTED.get(name, []))
@@ -110,7 +110,7 @@ def test_each_check_finds_what_it_is_for_and_nothing_else(
         for words in (line.split() for line in told.out.splitlines() if line[0] != " ")
     }
     expected = {f.stem: severity if f.stem == name else "ok" for f in check_files()}
-    if name == "sids_are_unique":  # it is then counted twice as well
+    if name == "sids_are_unique":  # the attempt is then counted twice as well
         expected["sums_agree"] = FAIL
     assert verdicts == expected
     assert code == (severity == FAIL)
@@ -150,7 +150,7 @@ def test_an_attempt_that_staging_loses_is_noticed(world: World) -> None:
 
 @pytest.mark.usefixtures("synced")
 def test_a_view_that_counts_one_too_many_is_noticed(world: World) -> None:
-    """Whichever column it is that is one too high in one of its rows."""
+    """Whichever counted column is one too high in one of its rows."""
     (check,) = [file.read_text() for file in check_files() if file.stem == "sums_agree"]
     with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
         for view, columns in COUNTED.items():
@@ -273,8 +273,8 @@ NO_CHECKS = [
 def test_what_is_no_check_is_named_and_changes_nothing(
     configured: World, capsys: Capture, own_check: Callable[[str], Path]
 ) -> None:
-    """Where it could write as well: `views` and `sync` check in the file that they load into. One
-    that warns does so then, too: a slip in it must not hold back what was read."""
+    """An invalid check must write nothing, though `views` and `sync` check in the file that they
+    load into. With severity `warn` it only warns there: it must not hold back what was read."""
     before = configured.query("select count(*) as n from daily_conversion")
     for text, told in NO_CHECKS:
         for severity in (WARN, FAIL) if text == NO_CHECKS[-1][0] else (WARN,):
@@ -286,7 +286,7 @@ def test_what_is_no_check_is_named_and_changes_nothing(
             assert line.startswith(start)
             assert told in line
             assert line.endswith(f" ({mine})")
-            if told != "one query":  # it could not have written
+            if told != "one query":  # only that one could have written
                 continue
             assert main(["views"], now=NOW) == fails
             assert f"check {start.replace('  mine', ': mine')}" in capsys.readouterr().err

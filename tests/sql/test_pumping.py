@@ -1,4 +1,4 @@
-"""`pumping_suspects`: attacks placed at random are found, and what is no attack is not."""
+"""`pumping_suspects`: attacks placed at random are found, and nothing else is."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def attempts_of(account: Account, **query: Any) -> list[Row]:
 
 @pytest.fixture
 def suspects(emptied: Emptied) -> Suspects:
-    """`suspects(attempts, columns, **settings)`, by day."""
+    """`suspects(attempts, columns, **settings)`: these columns of the view, ordered by day."""
 
     def asked(attempts: list[Row], columns: str, **settings: Any) -> list[Any]:
         connection = emptied(**settings)
@@ -57,7 +57,7 @@ def suspects(emptied: Emptied) -> Suspects:
 
 
 def attack_of(seed: int) -> Attack:
-    """Anywhere, at any time that is mature by now, from 60 sends up."""
+    """A random attack: any country, any time that is mature by now, at least 60 sends."""
     rng = np.random.default_rng([seed, 6])
     hours = float(rng.uniform(0.5, 12))
     start = int(rng.integers(SINCE, SINCE + 30 * DAY - int(hours * 3600) - 1200))
@@ -67,7 +67,7 @@ def attack_of(seed: int) -> Attack:
 
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_attacks_are_found_wherever_they_are(suspects: Suspects, seeds: range) -> None:
-    """18 of 20 seeds would do; beside them nobody else may be suspected."""
+    """At least 18 of 20 attacks are found, and nothing else is suspected."""
     found = 0
     for seed in seeds:
         attack = attack_of(seed)
@@ -81,7 +81,7 @@ def test_attacks_are_found_wherever_they_are(suspects: Suspects, seeds: range) -
 
 
 def quiet_of(seed: int) -> list[Row]:
-    """No attack: three outages, a tester's 40 codes, a launch in a country that is new."""
+    """Attempts without an attack: three outages, a tester's 40 codes, a launch in a new country."""
     rng = np.random.default_rng([seed, 7])
 
     def somewhen(days: int = 28) -> int:
@@ -103,7 +103,7 @@ def quiet_of(seed: int) -> list[Row]:
 
 
 def code(like: Row, number: int, created: int) -> Row:
-    """A delivered code to the tester's own number that nobody types."""
+    """A code that is delivered to the tester's own number and never typed in."""
     data = {"to": "+573001234567", "country": "CO", "message_status": "delivered"}
     return {
         **like,
@@ -118,7 +118,7 @@ def code(like: Row, number: int, created: int) -> Row:
 
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_outages_testers_and_launches_are_no_attacks(suspects: Suspects, seeds: range) -> None:
-    """One of 20 seeds might be mistaken; none is."""
+    """One false alarm in 20 seeds would be acceptable; there is none."""
     assert {seed: told for seed in seeds if (told := suspects(quiet_of(seed), "*"))} == {}
 
 
@@ -146,11 +146,11 @@ def cell(day: int, prefix: str, verifications: int, converted: int, **changes: A
     ]
 
 
-USUAL = [row for day in range(4) for row in cell(day, f"+5730{day}", 50, 40)]  # 200, of these 160
+USUAL = [row for day in range(4) for row in cell(day, f"+5730{day}", 50, 40)]  # 200, 160 converted
 
 
 def test_a_suspect_by_hand(suspects: Suspects) -> None:
-    """20 of which 1 converted, where 160 of 200 did, and so p = 161 of 220 altogether:
+    """1 of 20 converted, the baseline is 160 of 200, and so p = 161 / 220 over all. The z-score is
     (0.8 - 0.05) / sqrt(p * (1 - p) * (1 / 20 + 1 / 200))."""
     told = suspects(
         [*USUAL, *cell(9, "+57399", 20, 1)],
@@ -182,9 +182,9 @@ def test_a_suspect_by_hand(suspects: Suspects) -> None:
         (cell(9, "+57399", 20, 0, status="sent"), True),
         (cell(9, "+57399", 20, 0, status=None), True),  # no receipts from this country
         (cell(9, "someone@example", 20, 0, country=None), False),
-        (cell(40, "+57399", 20, 0), False),  # nothing to be held against in the 28 days before
-        (cell(9, "+57399", 20, 0, country="PK"), True),  # held against the account
-        ([*cell(8, "+57399", 30, 0), *cell(9, "+57399", 20, 0)], True),  # not against itself
+        (cell(40, "+57399", 20, 0), False),  # no baseline in the 28 days before
+        (cell(9, "+57399", 20, 0, country="PK"), True),  # compared with the account
+        ([*cell(8, "+57399", 30, 0), *cell(9, "+57399", 20, 0)], True),  # not with itself
     ],
 )
 def test_what_makes_a_suspect(suspects: Suspects, rows: list[Row], found: bool) -> None:
@@ -202,8 +202,8 @@ def test_what_makes_a_suspect(suspects: Suspects, rows: list[Row], found: bool) 
 def test_attacks_do_not_hide_each_other(
     suspects: Suspects, usual: int, prefixes: int, size: int, country: str
 ) -> None:
-    """Of many prefixes, for ten days, in a country of their own or where the users are, however
-    small these are beside it."""
+    """Attacks on many prefixes for ten days, in a country of their own or in the users' country,
+    and also if the users' traffic is small beside the attacks."""
     rows = [
         row
         for day in range(38)
@@ -232,8 +232,9 @@ def month(country: str, prefixes: list[str], verifications: int, converted: int)
 def test_a_country_in_which_few_convert_is_no_attack(
     suspects: Suspects, elsewhere: tuple[int, int], here: tuple[int, int]
 ) -> None:
-    """Most of it is what an attack looks like, day after day: that is how it is there. (On its
-    first day nobody can know.) But an attack is one even so, there and elsewhere."""
+    """In this country few convert, day after day: that is normal there, although it looks like an
+    attack. Only its first day is reported, as nothing is known yet. A real attack is found, there
+    and elsewhere."""
     rows = month("DE", [f"+4930{n}" for n in range(5)], *elsewhere)
     rows += month("NG", [f"+23480{n}" for n in range(3)], *here)
     assert {found for (found,) in suspects(rows, "created_date")} == {date(2026, 10, 1)}
@@ -252,7 +253,7 @@ def test_an_account_in_which_few_convert_can_be_attacked(suspects: Suspects) -> 
 
 @pytest.mark.parametrize(("of", "beside"), [((20, 9), 1), ((40, 19), 3)])
 def test_few_others_make_no_baseline(suspects: Suspects, of: tuple[int, int], beside: int) -> None:
-    """All of them converted, but that might be chance."""
+    """All others converted, but they are so few that this can be chance."""
     rows = [*cell(0, "+57399", *of), *cell(0, "+57398", beside, beside)]
     assert not suspects(rows, "baseline")
     assert suspects([*rows, *cell(0, "+57397", 100, 99)], "baseline")
@@ -264,7 +265,7 @@ def test_few_others_make_no_baseline(suspects: Suspects, of: tuple[int, int], be
         ([], (Decimal("1.00"), Decimal("0.95"), "USD")),
         ([{"price": {"value": "5"}}], (None, None, "mixed")),
         ([{"price": {"value": "9", "currency": "EUR"}}], (None, None, "mixed")),
-        # A resend of another verification's, so that this one is in two currencies.
+        # A resend in another currency, so that its verification has two.
         ([{"price": {"value": "9", "currency": "EUR"}, "sid": "VLX"}], (None, None, "mixed")),
         ([{"price": None}] * 20, (None, None, None)),
     ],
@@ -294,7 +295,7 @@ def test_an_attack_is_sudden_on_its_second_day_too(suspects: Suspects) -> None:
 
 
 def test_what_was_not_delivered_is_part_of_an_attack(suspects: Suspects) -> None:
-    """It says nothing of the rate, but was sent to numbers, and paid for."""
+    """It does not count for the rate, but its numbers and its cost count."""
     attack = cell(9, "+57399", 40, 1)
     for row in attack[1::2]:
         row["channel_data"]["message_status"] = "undelivered"

@@ -1,4 +1,4 @@
-"""Whatever the attempts: the views are what plain Python makes of them."""
+"""The views of random attempts equal a recomputation in plain Python."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def lower(text: str | None) -> str | None:
 
 
 def attempt_of(number: int, drawn: Row, start: datetime) -> Row:
-    """What the rules make of one attempt, seen alone."""
+    """The expected row of one attempt, without the columns that depend on other attempts."""
     status, error = lower(drawn["message_status"]), drawn["error_code"]
     final = "delivered" if status in DELIVERED else "failed" if status in FAILED else None
     is_settled, to = drawn["age"] >= SETTLED_AFTER, drawn["to"]
@@ -108,7 +108,8 @@ def attempt_of(number: int, drawn: Row, start: datetime) -> Row:
 
 
 def verification_of(sends: list[Row]) -> Row:
-    """Of its attempts in order; completes them by what they are among each other."""
+    """The expected row of a verification from its attempts in order. Adds to each attempt the
+    columns that depend on the others."""
     converted = [n for n, send in enumerate(sends) if send["is_converted"]]
     last = converted[-1] if converted else None
     mature = all(send["is_mature"] for send in sends)
@@ -226,7 +227,7 @@ def conversion_cost(attempts: list[Row]) -> list[tuple[Any, ...]]:
 
 
 def rounded(amount: Decimal | None) -> object:
-    """To the view's six decimals, a dozen times."""
+    """Allows for a dozen amounts that the view rounds to six decimals."""
     return amount if amount is None else pytest.approx(amount, abs=Decimal("0.00001"))
 
 

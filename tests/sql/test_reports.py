@@ -1,4 +1,4 @@
-"""The reports: few rows by hand, and what each view says of them."""
+"""The reports: a few rows written by hand, and the expected rows of each view."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FREE = {"price": None}
 def sends(
     verification: int, *channels: str, converted: int | None = None, **more: Any
 ) -> list[Row]:
-    """The attempts of a verification in order, of which the `converted`th (from 0) converts."""
+    """The attempts of a verification in order. The one at index `converted` converts."""
     return [
         {
             "sid": f"VL{verification}{number}",
@@ -144,10 +144,10 @@ def test_retry_funnel(database: duckdb.DuckDBPyConnection, marked: str) -> None:
 def test_channel_fallback(database: duckdb.DuckDBPyConnection) -> None:
     given(
         database,
-        *sends(1, "sms", "sms"),  # a resend is no fallback
+        *sends(1, "sms", "sms"),  # a resend is not a fallback
         *sends(2, "sms", "call", converted=1),
-        *sends(3, "sms", "sms", "call", "whatsapp", converted=3),  # not by the call
-        *sends(4, "sms", "call", "sms", converted=2),  # back again
+        *sends(3, "sms", "sms", "call", "whatsapp", converted=3),  # converts, but not by the call
+        *sends(4, "sms", "call", "sms", converted=2),  # converts on the first channel again
         *sends(5, "call", "sms", converted=1),
     )
     assert rows(database, "from channel_fallback order by first_channel") == [
@@ -159,8 +159,8 @@ def test_channel_fallback(database: duckdb.DuckDBPyConnection) -> None:
 
 
 def test_conversion_cost(database: duckdb.DuckDBPyConnection) -> None:
-    """Two currencies, pending prices at the mean of 0.04 and 0.06 (of the channel and country, or
-    as little is known: of the currency), one that never came."""
+    """Two currencies, and one price that never came. A pending price is estimated as the mean of
+    0.04 and 0.06: of the channel and country, or of the currency if too few are known."""
     given(
         database,
         *sends(1, "sms", converted=0, price={"value": "0.04", "currency": "usd"}),
@@ -183,7 +183,7 @@ def test_conversion_cost(database: duckdb.DuckDBPyConnection) -> None:
 def test_a_pending_price_is_estimated_by_the_nearest_that_are_known(
     database: duckdb.DuckDBPyConnection,
 ) -> None:
-    """So that no sum of estimates is below that of what is known."""
+    """No sum of estimates is below the sum of the known prices."""
     pending, elsewhere = {"age": timedelta(hours=1), **FREE}, {"data": {"country": "US"}}
     given(
         database,
@@ -227,7 +227,7 @@ def test_the_fee_and_its_currency_are_settings(database: duckdb.DuckDBPyConnecti
 def test_unsettled_attempts_count_ages_from_the_newest_read(
     database: duckdb.DuckDBPyConnection,
 ) -> None:
-    """The newest read is 80 hours after the oldest of these."""
+    """The newest read is 80 hours after `start`."""
     start = datetime(2026, 11, 1, tzinfo=timezone.utc)
     given(
         database,
@@ -259,25 +259,25 @@ def at(day: int, hour: int = 0) -> datetime:
 
 
 def eve(day: int) -> datetime:
-    """The last second before a day: windows are without the instant they begin after."""
+    """The last second before a day. A window excludes the instant it starts at."""
     return at(day) - timedelta(seconds=1)
 
 
 def test_coverage(database: duckdb.DuckDBPyConnection) -> None:
-    """Two days are read, one is not; a window whose package failed does not count."""
+    """Days 1 and 4 are settled. A window whose package failed does not count."""
     database.execute("insert into twilio_verify._dlt_loads values ('1', 0), ('2', 1)")
     read_early = eve(10) - timedelta(seconds=1)
     for load, *window in (
         ("1", eve(1), eve(2), at(2, 1)),
         ("1", eve(1), eve(2), at(5)),
         ("2", eve(2), eve(3), at(6)),
-        ("1", eve(3), at(3, 12), at(8)),  # half of it
+        ("1", eve(3), at(3, 12), at(8)),  # half of the day
         ("1", eve(3), at(3, 6), at(9)),
-        ("1", at(3, 12), eve(4), at(6, 12)),  # too early
-        ("1", eve(4), at(4, 12), at(7, 12)),  # all of it, in two parts, each at three days
+        ("1", at(3, 12), eve(4), at(6, 12)),  # the other half, read too early
+        ("1", eve(4), at(4, 12), at(7, 12)),  # all of the day, in two parts, each at three days
         ("1", at(4, 11), eve(5), eve(8)),
-        ("1", at(5), eve(6), at(9)),  # but for its first second
-        ("1", eve(6), eve(7), read_early),  # by a second
+        ("1", at(5), eve(6), at(9)),  # all but the day's first second
+        ("1", eve(6), eve(7), read_early),  # too early by a second
     ):
         database.execute(
             "insert into twilio_verify.windows_read by name select ? as _dlt_load_id,"
@@ -307,7 +307,7 @@ def test_coverage(database: duckdb.DuckDBPyConnection) -> None:
 
 
 def test_coverage_counts_the_seconds_of_a_gap(database: duckdb.DuckDBPyConnection) -> None:
-    """From 6:00:01 on the 2nd to 12:00:00 on the 3rd nobody asked before Twilio forgot it."""
+    """From 6:00:01 on the 2nd to 12:00:00 on the 3rd nothing was read before Twilio forgot it."""
     database.execute("insert into twilio_verify._dlt_loads values ('1', 0)")
     later = at(4) + timedelta(days=40)
     for window in ((at(1), at(2, 6), at(3)), (at(3, 12), at(4), at(4)), (at(4), later, later)):

@@ -215,8 +215,8 @@ WINDOWS = st.lists(st.tuples(starts, lengths, st.booleans(), st.booleans()), max
 
 
 def read_by(database: duckdb.DuckDBPyConnection, windows: list[Any]) -> dict[str, list[Any]]:
-    """Writes windows down as read, each seven minutes after its end; by set of filters, (after,
-    before, read_at) of those whose package was loaded."""
+    """Records windows as read seven minutes after their end. Returns by filters the (after, before,
+    read_at) of those whose package was loaded."""
     database.execute("insert into twilio_verify._dlt_loads values ('complete', 0), ('failed', 1)")
     counted: dict[str, list[Any]] = {"a": [], "b": []}
     for start, length, is_a, complete in windows:
@@ -233,7 +233,7 @@ def read_by(database: duckdb.DuckDBPyConnection, windows: list[Any]) -> dict[str
 
 
 def beside(reads: list[tuple[datetime, ...]], ages: Iterable[timedelta]) -> list[datetime]:
-    """Each instant at which anything changes, a second before, and a second after."""
+    """Each instant at which anything changes, and the seconds before and after it."""
     edges = {edge for after, before, _ in reads for edge in (after, before)}
     edges |= {read - age for _, _, read in reads for age in ages}
     return [edge + timedelta(seconds=n) for edge in edges for n in (-1, 0, 1)]
@@ -243,7 +243,7 @@ def beside(reads: list[tuple[datetime, ...]], ages: Iterable[timedelta]) -> list
 def test_gaps_and_missed_revisits_are_what_no_window_has_served(
     emptied: Emptied, windows: list[Any]
 ) -> None:
-    """One by one; in a zone whose clocks change in between."""
+    """Compares instant by instant, in a zone whose clocks change in between."""
     database = emptied()
     database.execute("set timezone = 'Europe/Berlin'")
     counted = read_by(database, windows)
@@ -264,12 +264,13 @@ def test_gaps_and_missed_revisits_are_what_no_window_has_served(
 def test_a_day_is_settled_when_all_of_it_was_read_late(
     emptied: Emptied, windows: list[Any]
 ) -> None:
-    """By one set of filters, in windows that need not be whole days, nor old enough as a whole."""
+    """All of the day must be read late by one set of filters. A window may be less than a day, and
+    only a part of it may be old enough."""
     database = emptied()
     database.execute("set timezone = 'Europe/Berlin'")
     counted = read_by(database, windows)
     for day, is_settled in rows(database, "select created_date, is_settled from coverage"):
-        # With its first second, as windows are with their last and without their first.
+        # A second earlier: a window excludes its start, but the day includes its first second.
         start = datetime(day.year, day.month, day.day, tzinfo=timezone.utc) - timedelta(seconds=1)
         end = start + timedelta(days=1)
         covered = []
@@ -285,7 +286,8 @@ def test_a_day_is_settled_when_all_of_it_was_read_late(
 
 
 def is_lost(reads: list[tuple[datetime, ...]], instant: datetime, age: timedelta) -> bool:
-    """Gone by the newest read, younger than the first window, never read at that age."""
+    """Whether an instant had left retention by the newest read, lies after the first window's
+    start, and was never read at that age."""
     if not reads:
         return False
     first = min(max(after, read - RETENTION) for after, _, read in reads)
@@ -297,7 +299,7 @@ def is_lost(reads: list[tuple[datetime, ...]], instant: datetime, age: timedelta
 def test_attempts_of_one_second_are_numbered_by_their_sids(
     database: duckdb.DuckDBPyConnection,
 ) -> None:
-    """As the API's dates have no fractions; whatever the order in which they were stored."""
+    """The API's dates have no fractions of a second. The order of storage must not matter."""
     same = {"verification_sid": "VE1", "date_created": "2026-11-01T10:00:00Z", **CONVERTED}
     given(database, *({**same, "sid": f"VL{number}"} for number in (3, 5, 1, 4, 2)))
     found = rows(
@@ -308,7 +310,7 @@ def test_attempts_of_one_second_are_numbered_by_their_sids(
 
 
 def test_rates_count_only_mature_attempts(database: duckdb.DuckDBPyConnection) -> None:
-    """A conversion that is known early must not enter before the failures beside it can."""
+    """A conversion that is known early must not count before the failures of its time can."""
     given(
         database,
         {"verification_sid": "VE1", **CONVERTED},
@@ -340,7 +342,7 @@ def test_rates_are_null_where_nothing_counts(database: duckdb.DuckDBPyConnection
         ("2026-03-28T23:00:00Z", date(2026, 3, 29)),
         ("2026-03-29T21:59:59Z", date(2026, 3, 29)),
         ("2026-03-29T22:00:00Z", date(2026, 3, 30)),
-        ("2026-10-24T22:00:00Z", date(2026, 10, 25)),  # and back
+        ("2026-10-24T22:00:00Z", date(2026, 10, 25)),  # the day they go back
         ("2026-10-25T22:59:59Z", date(2026, 10, 25)),
         ("2026-10-25T23:00:00Z", date(2026, 10, 26)),
     ],
@@ -354,7 +356,7 @@ def test_a_day_is_a_day_in_the_settings_zone(
 
 @pytest.mark.usefixtures("synced")
 def test_daily_conversion_of_an_account_is_what_python_counts(world: World) -> None:
-    """The sandbox's attempts an hour after the newest: mature and young, by every dimension."""
+    """All attempts of the sandbox, mature and young, by every dimension."""
     expected: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * 6)
     attempts = sorted(world.truth().values(), key=lambda r: (r["date_created"], r["sid"]))
     of: dict[str, list[Row]] = defaultdict(list)

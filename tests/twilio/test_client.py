@@ -1,4 +1,4 @@
-"""The client: beside Twilio's own Python client, and where it must refuse."""
+"""The client: compared with Twilio's own Python client, and what it must refuse."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def official(world: World) -> Any:
 
 
 def some(world: World, **wanted: str) -> dict[str, Any]:
-    """An attempt of the window whose columns have these values."""
+    """An attempt within the window whose columns have these values."""
     for row in world.truth().values():
         if AFTER < row["date_created"] < BEFORE and all(
             row[name] == value for name, value in wanted.items()
@@ -178,9 +178,10 @@ def test_credentials_are_never_sent_in_clear(url: str) -> None:
 
 @contextmanager
 def serving(*next_page_urls: Callable[[str], Any]) -> Iterator[tuple[str, list[str]]]:
-    """Pages that point where the test wants, the last one nowhere; an attempt each.
+    """A server of pages with an attempt each. A page links where the test wants, the last to
+    nothing.
 
-    Yields the server's URL and what it was asked.
+    Yields the server's URL and the requested paths.
     """
     asked: list[str] = []
 
@@ -287,7 +288,7 @@ def test_a_circle_of_pages_ends() -> None:
 
 
 def test_pages_that_bring_nothing_new_end() -> None:
-    """Ever new tokens, always the same attempts."""
+    """Each page has a new token, but always the same attempts."""
 
     def again(here: str) -> str:
         asked.pop()

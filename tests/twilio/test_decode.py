@@ -1,4 +1,4 @@
-"""Pages into Arrow: what the API may say, and what must survive of it."""
+"""Decoding pages into Arrow: what the API may send, and what must be kept of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ATTEMPT: dict[str, Any] = {
 
 
 def page(attempts: list[Any]) -> pa.Table:
-    """Through both ways a page can take, which must agree."""
+    """Decodes a page with `read_page` and with `decode`, which must agree."""
     body = {"attempts": attempts, "meta": {"page": 0, "next_page_url": "https://next"}}
     found = read_page(json.dumps(body).encode(), READ_AT)
     assert found.next_page_url == "https://next"
@@ -43,7 +43,7 @@ def page(attempts: list[Any]) -> pa.Table:
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    """One attempt through `decode`, with some of its keys changed; None columns left out."""
+    """One decoded attempt with some of its keys changed, without its null columns."""
     (found,) = page([{**ATTEMPT, **changes}]).to_pylist()
     return {name: value for name, value in found.items() if value is not None}
 
@@ -161,7 +161,7 @@ def test_a_double_without_a_date_does_not_replace_the_one_that_has_it() -> None:
 )
 def test_json_that_other_software_would_refuse_is_read(text: str, kept: str) -> None:
     whole = json.dumps({"attempts": [ATTEMPT], "meta": {"next_page_url": None}})
-    for other in ("1e999", "1"):  # with something else that is odd, and without
+    for other in ("1e999", "1"):  # with and without another odd value
         content = whole.replace('"mnc": "05"', f'"mnc": {text}, "x": {other}').encode()
         (found,) = read_page(content, READ_AT).attempts.to_pylist()
         assert found["channel_data__mnc"] == kept
@@ -209,7 +209,7 @@ def test_an_empty_page_is_an_empty_table() -> None:
 
 
 def test_the_usual_page_does_not_go_through_python_objects(world: World) -> None:
-    """And one with a surprise does: the fast way must be taken, or it is only claimed."""
+    """A page with an unknown key does. So the fast path is really used."""
     body: dict[str, Any] = {"attempts": world.sandbox.truth(), "meta": {"next_page_url": None}}
     assert _usual_page(json.dumps(body, indent=1).encode(), READ_AT) is not None
     body["attempts"][7]["channel_data"]["new"] = 1
@@ -271,7 +271,7 @@ rows = json_values | st.builds(
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(rows, max_size=6), st.booleans())
 def test_every_row_of_any_page_is_an_attempt_or_rejected(listed: list[Any], ascii: bool) -> None:
-    """Values of any JSON type at any place: none crashes, each with a sid and a date is kept."""
+    """Values of any JSON type in any place: no crash, and rows with a sid and a date are kept."""
     body = {"attempts": listed, "meta": {"next_page_url": None}}
     found = read_page(json.dumps(body, ensure_ascii=ascii).encode(), READ_AT)
     whole = {

@@ -1,4 +1,4 @@
-"""What may be asked of the list endpoint, and how a wrong one is told."""
+"""Filters of the list endpoint, and the message for a wrong one."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_destination_may_come_with_its_channel() -> None:
 
 
 def synced(make_world: Callable[..., World], *runs: tuple[str | None, float]) -> World:
-    """A world after syncs, each with a country or without and so many hours after the last."""
+    """A world after several syncs. Each has a country filter or none, and hours since the last."""
     world = make_world(attempts=2_000)
     for country, hours in runs:
         world.move(hours=hours)
@@ -137,7 +137,7 @@ def test_with_a_filter_only_its_attempts_are_stored(make_world: Callable[..., Wo
 
 
 def test_progress_with_a_filter_is_not_progress_without(make_world: Callable[..., World]) -> None:
-    """Days apart: the run without finds all that the ones with did not ask for."""
+    """The run without a filter reads all that the filtered runs did not ask for."""
     world = synced(make_world, ("CO", 0), (None, 30), ("CO", 50), (None, 50))
     world.now += timedelta(days=4)
     sync(world.settings, world.now)

@@ -1,4 +1,5 @@
-"""The rate limit: no trailing window with too many requests, whoever sends them."""
+"""The rate limit: no trailing window has too many requests, whichever threads and runs send
+them."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ WINDOW = pacing.WINDOW
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> float:
-    """A window that many threads can wait for, in the machine's time."""
+    """A window short enough for many threads to wait in real time."""
     monkeypatch.setattr(pacing, "WINDOW", 0.4)
     return 0.4
 
@@ -89,7 +90,7 @@ def test_a_wait_is_told_once_whoever_waits(
             send(pacer, [])
         assert waits.elapsed == pytest.approx(WINDOW, abs=0.1)
         waits.sleep(WINDOW - 0.5)
-        send(pacer, [])  # half a second is too short to be told
+        send(pacer, [])  # half a second is too short for a log line
         assert waits.elapsed == pytest.approx(2 * WINDOW, abs=0.1)
         for _ in range(2):
             send(pacer, [])
@@ -120,10 +121,10 @@ def test_what_is_kept_nowhere_leaves_no_file(
 def test_a_request_in_flight_when_its_run_was_killed_counts(
     waits: Time, tmp_path: Path, begun: str, windows: int
 ) -> None:
-    """For whoever begins after that a minute long, for who runs already as if it took another."""
+    """It counts for a minute in a run that starts later, for two in one that runs already."""
     killed = Pacer(1, tmp_path / "requests")
     other = Pacer(1, tmp_path / "requests")
-    in_flight = killed.slot()  # kept, or its end would release the slot at once
+    in_flight = killed.slot()  # kept, because its deletion would release the slot
     in_flight.__enter__()
     if begun == "since":
         other.close()
@@ -148,11 +149,11 @@ def test_a_stamp_from_the_future_blocks_no_longer_than_a_window(
 def test_a_machine_that_slept_or_was_set_forward_keeps_its_limit(
     waits: Time, tmp_path: Path
 ) -> None:
-    """The next run goes by the clock on the wall."""
+    """The next run uses the wall clock."""
     arrivals: list[float] = []
     with Pacer(2, tmp_path / "requests") as pacer:
         send(pacer, arrivals)
-        waits.slept += 3600  # an hour in which no time elapsed
+        waits.slept += 3600  # the machine slept an hour: only the wall clock moved
         send(pacer, arrivals)
     with Pacer(2, tmp_path / "requests") as pacer:
         for _ in range(3):
@@ -194,7 +195,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> No
 
 
 def test_whoever_waits_when_the_run_ends_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would wait for eleven days."""
+    """Otherwise it would wait for eleven days."""
     monkeypatch.setattr(pacing, "WINDOW", 10.0**6)
     pacer = Pacer(1)
     send(pacer, [])
@@ -220,7 +221,7 @@ def test_whoever_waits_when_the_run_ends_is_let_go(monkeypatch: pytest.MonkeyPat
     requests=st.integers(0, 40),
 )
 def test_the_least_time_for_so_many_requests(limit: int, taken: list[float], requests: int) -> None:
-    """As a simulation of requests that are answered at once has it."""
+    """Compared with a simulation in which every request is answered at once."""
     with patch.object(pacing, "time", Time()), Pacer(limit) as pacer:
         slots = sorted(taken)[:limit]
         now = pacer._now()

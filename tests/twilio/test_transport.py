@@ -1,4 +1,4 @@
-"""One question until it is answered: what is tried again, for how long, and what is told."""
+"""One request until it is answered: what is retried, for how long, and what is logged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 class Scripted(ThreadingHTTPServer):
-    """Answers in turn from a script, the last one for ever; None breaks the connection."""
+    """Answers in turn from a script, then repeats the last answer. None breaks the connection."""
 
     def __init__(self, script: Sequence[Answer | None], place: socket.socket | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler, bind_and_activate=place is None)
@@ -92,7 +92,7 @@ def client_of(url: str, **options: Any) -> Client:
 
 @contextmanager
 def nobody_listening() -> Iterator[socket.socket]:
-    """A port of ours that refuses connections, until somebody listens."""
+    """A reserved port that refuses connections until the test listens on it."""
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         yield place
@@ -151,7 +151,7 @@ def test_refused_credentials_stop_at_once(waits: Time, status: int) -> None:
 
 
 def test_an_answer_that_does_not_come_is_tried_again(waits: Time) -> None:
-    """The first connection is accepted and then ignored."""
+    """The server accepts connections but never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with (
             client_of(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.1, give_up_after=5)
@@ -183,9 +183,9 @@ def test_only_failures_in_a_row_are_too_heavy(waits: Time) -> None:
 def test_an_answer_that_never_ends_is_tried_again(
     waits: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A byte now and then keeps the timeout from passing."""
+    """A byte now and then keeps the read timeout from expiring."""
     caplog.set_level(logging.INFO, "verify_sync")
-    hours = itertools.count()  # a look at the clock
+    hours = itertools.count()  # each look at the clock is an hour later
 
     def trickle(self: Any) -> None:
         self.send_response_only(200)
@@ -256,7 +256,7 @@ def test_retry_after_is_honoured(
 
 
 def test_a_server_that_cannot_be_trusted_is_not_asked_again(waits: Time) -> None:
-    """It speaks plain HTTP where TLS is asked for, as whoever sits in between might."""
+    """The server speaks plain HTTP where TLS is expected, as an attacker in between might."""
     with asking(GOOD) as (_, server):
         url = f"https://127.0.0.1:{server.server_port}"
         with client_of(url) as other, pytest.raises(Failure, match="can be trusted: WRONG_VERSION"):
@@ -275,7 +275,7 @@ def test_an_answer_that_makes_no_sense_is_described(
 
 
 class Virtual:
-    """Time that passes by waiting: `Pacer.pause` and the clock of a question's tries."""
+    """A clock that only waiting moves: for `Pacer.pause` and for the clock of `retries`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.waits: list[float] = []
@@ -289,7 +289,7 @@ class Virtual:
 
 
 def outage(virtual: Virtual, seconds: float, answer: Answer) -> Callable[[str, Any], Any]:
-    """A `_send` to which nothing but `answer` comes for so many seconds."""
+    """A `_send` that returns `answer` for so many seconds, and then a good answer."""
 
     def send(self: Any, url: str, parameters: Any) -> transport.Answer:
         status, headers, body = GOOD if virtual.now >= seconds else answer
@@ -334,7 +334,7 @@ def test_a_longer_outage_is_given_up_after_ten_minutes(monkeypatch: pytest.Monke
 
 
 def test_waiting_for_a_slot_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time counts from the first failure, not from when the question was asked."""
+    """give_up_after counts from the first failure, not from the start of the request."""
     virtual = Virtual(monkeypatch)
     original = Pacer._take
 
@@ -382,7 +382,7 @@ def test_a_slow_answer_is_no_wrong_clock() -> None:
 
 
 def test_a_machine_that_slept_is_no_wrong_clock(time: Time) -> None:
-    """While it sleeps the time elapsed stands still, its clock does not, and neither do others."""
+    """During sleep the monotonic clock stops. The wall clock goes on, and so does Twilio's."""
     clock = Clock(NOW)
     time.slept = 8 * 3600
     clock.check(http_date(8 * 3600), seconds=0)
@@ -424,7 +424,7 @@ def test_the_number_asked_for_is_in_no_message(
 
 
 class InStep(Pacer):
-    """Nobody tries again before all of them wait."""
+    """Threads retry only when all of them wait."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(1000)
@@ -447,5 +447,5 @@ def test_an_outage_is_one_line_a_try_and_not_one_a_thread(
         assert (client.counts.retries, caplog.text.count("trying again")) == (12, 3)
     with asking(error(503), GOOD, error(503), GOOD, pacer=InStep(1)) as (client, _):
         client.summary()
-        client.summary()  # after a good answer it is another outage
+        client.summary()  # after a good answer, a failure is a new outage
         assert caplog.text.count("trying again") == 5

@@ -1,4 +1,4 @@
-"""What is left of a backfill after a kill, and reading it in turns with other runs."""
+"""Backfills: resuming after a kill, and taking turns with other runs."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from tests.clocks import wait_until
 from tests.commands.test_backfill import DAY, FIELDS, pages_asked, run, unfinished
 from tests.worlds import NOW, PATIENT, Capture, World, read_windows, run_in_process
 
-# --- half way
+# --- interrupted half way
 
 
 def killed_at(world: World, package: int, number: int, delay: float) -> None:
-    """A backfill in a process of its own that ends while it loads its `package`-th package."""
+    """Runs a backfill in its own process and ends it while it loads package number `package`."""
     moment = [world.now.isoformat(), "loading", str(package), str(delay), str(int(number))]
     told = run_in_process(world, "tests.crash", *moment, "backfill")
     assert told.returncode != 0, told.stderr
@@ -53,7 +53,7 @@ Interrupt = Callable[..., None]
 
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
-    """Backfills `world` until a package is loaded."""
+    """Starts a backfill of `world` and interrupts it after one loaded package."""
 
     def interrupted(world: World, *options: Any) -> None:
         load, loads = Loader.load, itertools.count()
@@ -97,11 +97,11 @@ def test_a_killed_backfill_spends_no_more_than_a_package_again(
     with caplog.at_level(logging.INFO, logger="verify_sync"):
         outcome = run(world)
     assert f"going on with the backfill that began {job['began_at']}" in caplog.text
-    # As many pages may be read and not loaded; cut anew, the rest may have another slice or two.
+    # So many pages may be read but not loaded. The rest is cut again, perhaps into more slices.
     assert pages_asked(world) <= needed + held + 3
     assert 0 < outcome.attempts < len(world.truth())
     assert world.stored().keys() >= world.truth(NOW).keys()
-    assert max(row["date_created"] for row in world.stored().values()) < NOW  # its own window
+    assert max(row["date_created"] for row in world.stored().values()) < NOW  # window unchanged
     assert unfinished(world) == []
 
 
@@ -124,7 +124,7 @@ def test_another_window_while_one_is_unfinished(in_slices: World, interrupt: Int
     with pytest.raises(Misuse, match=r"the backfill that began .* is not finished: .*--restart"):
         run(world, 5, "--days 5")
     other = replace(world.settings, filters=Filters.of({"channel": "sms"}))
-    backfill(other, window_of(5, None, None, world.now), "--days 5", world.now)  # its own progress
+    backfill(other, window_of(5, None, None, world.now), "--days 5", world.now)  # separate progress
     assert len(unfinished(world)) == 1
     outcome = run(world, 5, "--days 5", restart=True)
     assert {row["date_created"] for row in world.truth().values()} > set()
@@ -144,7 +144,7 @@ def test_one_that_read_nothing_is_not_in_the_way(
 def test_what_got_lost_meanwhile_is_read_again(
     in_slices: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if the loading file had been rebuilt between two packages, without the last of them."""
+    """As if the loading file had been rebuilt between two packages and had lost the last one."""
     world, load, loads = in_slices, Loader.load, 0
 
     def loading(loader: Loader, package: Package) -> int:
@@ -184,7 +184,7 @@ def test_what_twilio_has_forgotten_meanwhile_is_not_vouched_for(
     in_slices: World, interrupt: Interrupt
 ) -> None:
     world = in_slices
-    world.settings = replace(world.settings, concurrency=1)  # so that the oldest ones are loaded
+    world.settings = replace(world.settings, concurrency=1)  # so that the oldest slices are loaded
     interrupt(world)
     world.move(days=20)
     run(world)
@@ -211,16 +211,16 @@ def test_a_damaged_note_of_what_was_unfinished(
     assert unfinished(synced) == []
 
 
-# --- others
+# --- other runs
 
 
 def test_syncs_get_their_turn_and_what_they_read_counts(in_slices: World) -> None:
-    """One that comes while half of the backfill is read, and takes the rest."""
+    """A sync comes while half of the backfill is read, and reads the rest."""
     world, answer, synced = in_slices, in_slices.sandbox.answer, threading.Event()
     world.settings = replace(world.settings, page_size=60)
     others = str(world.settings.page_size - 1)
     told: list[subprocess.CompletedProcess[str]] = []
-    pages = itertools.count()  # of the backfill: it gets six, however many it asks for at once
+    pages = itertools.count()  # of the backfill: only six before the sync has ended
 
     def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
         if parameters.get("PageSize", others) != others and next(pages) >= 6:
@@ -245,15 +245,15 @@ def test_syncs_get_their_turn_and_what_they_read_counts(in_slices: World) -> Non
     (read,) = world.query(
         "select sum(attempts) as rows, max(attempts) as largest from twilio_verify.windows_read"
     )
-    # Read twice is at most what the backfill had read or begun, but for the slice it had loaded.
+    # Read twice: at most the pages that the backfill had read or begun, but had not loaded.
     begun = (6 + CONCURRENCY - 1) * read["largest"]
     assert len(world.truth()) <= read["rows"] <= len(world.truth()) + begun
-    assert begun < len(world.truth()) - read["largest"]  # or it would show nothing
+    assert begun < len(world.truth()) - read["largest"]  # else the test proves nothing
     assert world.stored() == world.truth()
 
 
 def loaded_windows(world: World) -> int:
-    """As far as can be seen while others load."""
+    """The number of loaded windows; 0 while another run has the database open."""
     with suppress(Failure):
         return len(windows_read(world.warehouse(), world.now).before)
     return 0
@@ -283,7 +283,7 @@ def test_an_older_reading_does_not_replace_a_newer_one(world: World) -> None:
 def test_it_waits_for_a_sync_that_is_loading(
     in_slices: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And reads ahead no further than it may."""
+    """It also reads no further ahead than it may."""
     caplog.set_level(logging.INFO, logger="verify_sync")
     world, answer, held = in_slices, in_slices.sandbox.answer, threading.Event()
     found: list[Run] = []
@@ -297,7 +297,7 @@ def test_it_waits_for_a_sync_that_is_loading(
     world.sandbox.answer = answering  # type: ignore[method-assign]
     running = threading.Thread(target=lambda: found.append(run(world)))
     running.start()
-    wait_until(lambda: world.sandbox.log)  # the Summary: it has given the lock back
+    wait_until(lambda: world.sandbox.log)  # after the Summary it has released the lock
     with world.warehouse().lock.held(LockHolder("sync", os.getpid(), "today"), PATIENT):
         held.set()
         wait_until(lambda: "waiting until another run has done" in caplog.text)

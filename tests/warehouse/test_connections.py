@@ -1,4 +1,4 @@
-"""What DuckDB's errors mean."""
+"""How DuckDB's errors are classified."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipelines.warehouse.connections import Damaged, OpenElsewhere, unusable
     ],
 )
 def test_only_damage_is_taken_for_damage(said: str, kind: type[Failure], told: str) -> None:
-    """A file is set aside for that, and for nothing else."""
+    """A file is set aside only if it is damaged."""
     failure = unusable(Path("f"), duckdb.Error(said))
     assert type(failure) is kind
     assert told in str(failure)

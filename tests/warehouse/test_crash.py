@@ -1,4 +1,4 @@
-"""Killed or told to end at any moment: the next run ends as if nothing had happened."""
+"""Runs killed or interrupted at any moment: after the next run, nothing is lost or doubled."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def trial(make_world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("phase", ["loading", "publishing"])
 def test_a_sync_killed_when_it_begins_to(synced: World, tmp_path: Path, phase: str) -> None:
-    """What was read is due again, or it is only published; the long forms try any moment."""
+    """The next run reads the same again, or only publishes it. The long tests try any moment."""
     twin = replace(synced.settings, directory=tmp_path / "twin")
     shutil.copytree(synced.settings.directory, twin.directory)
     trial = Trial(synced, World(synced.sandbox, twin))
@@ -72,7 +72,7 @@ def test_later_syncs_killed_at_any_moment(trial: Trial) -> None:
 
 @pytest.mark.long
 def test_syncs_that_are_told_to_end(trial: Trial) -> None:
-    """By a scheduler or from the keyboard, which is the same to all but the signal's name."""
+    """By SIGTERM as a scheduler does, or by SIGINT as the keyboard does: the effect is the same."""
     trial.world.sync()
     for phase, number in zip(PHASES, itertools.cycle([signal.SIGTERM, signal.SIGINT])):
         trial.world.move(hours=trial.random.randint(1, 100))

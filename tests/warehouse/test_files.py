@@ -1,4 +1,4 @@
-"""Copies of database files: whole, or none."""
+"""Copies of database files: complete or absent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.worlds import World
 
 
 def test_half_a_copy_does_not_stay(synced: World, tmp_path: Path) -> None:
-    """On a full disk it would be in the way."""
+    """A leftover would take space on a full disk."""
     source, target = tmp_path / "source.duckdb", tmp_path / "target.duckdb"
     shutil.copy(synced.settings.published, source)
     scramble(source)

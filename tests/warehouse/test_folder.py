@@ -1,4 +1,4 @@
-"""Files on disk: publishing beside readers, the catalog, what can go wrong with a folder."""
+"""The folder on disk: publishing while others read, the catalog, and what can go wrong."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ for line in sys.stdin:
 
 
 class Reader:
-    """Another process with a connection open on the published file."""
+    """Another process with an open connection to the published file."""
 
     def __init__(self, path: Path, mode: str) -> None:
         self.process = subprocess.Popen(
@@ -92,7 +92,7 @@ def test_readers_and_the_sync_do_not_wait_for_each_other(
         after = len(world.stored())
         assert after > before
         if not killed:
-            assert reader.count() == before  # its own snapshot
+            assert reader.count() == before  # the open connection keeps its snapshot
         fresh = Reader(world.settings.published, "write")
         assert fresh.first == after
         fresh.end()
@@ -192,8 +192,8 @@ def test_nothing_new_is_not_published(make_world: Callable[..., World]) -> None:
     assert outcome.unpublished == "nothing new to publish"
     assert file.stat().st_ino == before
     world.settings = replace(world.settings, timezone="Asia/Kolkata")
-    assert world.sync().unpublished is None  # what a reader gets is another
-    before = file.stat().st_ino  # only the file just replaced surely has another number
+    assert world.sync().unpublished is None  # readers get different views
+    before = file.stat().st_ino  # only the inode of the file just replaced is surely not reused
     world.move(hours=1)
     assert world.sync().unpublished is None
     assert file.stat().st_ino != before
@@ -216,7 +216,7 @@ def test_what_an_interrupted_run_did_not_publish_is_new(
     monkeypatch.undo()
     assert world.stored() == before
     warehouse = world.warehouse()
-    with warehouse.opened():  # a run that finds nothing
+    with warehouse.opened():  # a run that finds no new attempts
         warehouse.loader.load(Package.of(read_windows(world, [Window(NOW - SECOND, NOW)])))
         assert warehouse.publisher.reason_to_keep() is None
         warehouse.publisher.publish()
@@ -243,7 +243,7 @@ def test_rows_that_are_no_attempts_are_something_to_publish(world: World) -> Non
 
 @pytest.mark.usefixtures("synced")
 def test_a_published_file_from_the_future_does_not_hold_back_the_next(world: World) -> None:
-    """As it is where the machine's clock was ahead, or the file was copied from such a machine."""
+    """As when the machine's clock was ahead, or the file was copied from such a machine."""
     world.settings = replace(world.settings, publish_every=timedelta(hours=6))
     future = world.settings.published.stat().st_mtime + 86_400
     os.utime(world.settings.published, times=(future, future))
@@ -318,7 +318,7 @@ def test_the_views_are_found_beside_the_package() -> None:
 def test_a_file_that_has_grown_is_replaced_by_the_compact_copy(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But not where more was loaded since that was made."""
+    """But not if more was loaded after the copy was made."""
     monkeypatch.setattr(module, "_OUTGROWN", 0)
     world.sync()
     loading, published = (world.settings.directory / f"{n}.duckdb" for n in ("loading", "verify"))

@@ -1,4 +1,4 @@
-"""One run at a time: the others wait or are told who it is, whoever died how."""
+"""The lock: one run at a time. Others wait or are told who holds it. A dead run holds nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BUSY = re.compile(
 
 @contextmanager
 def holding(lock: Path, command: str = "sync") -> Iterator[subprocess.Popen[str]]:
-    """Another process that has it."""
+    """Another process that holds the lock."""
     lock.parent.mkdir(exist_ok=True)
     argv = [sys.executable, "-c", HOLDS, str(lock), command]
     with subprocess.Popen(
@@ -82,7 +82,7 @@ def test_two_backfills_do_not_read_the_same(configured: World, capsys: Capture) 
 
 
 class Waiting(Time):
-    """Who waits for a lock looks again at once, and after so many seconds it is let go."""
+    """A clock for lock waits: they end at once. After `until` seconds the lock is released."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(monkeypatch.setattr)
@@ -98,7 +98,7 @@ class Waiting(Time):
 
 @pytest.fixture
 def waiting(configured: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Waiting]:
-    """A sync has the lock of `configured`."""
+    """A sync holds the lock of `configured`."""
     configured.settings.directory.mkdir()
     waiting = Waiting(monkeypatch)
     with waiting.holding:
@@ -120,8 +120,8 @@ def test_it_waits_as_long_as_it_is_told(waiting: Waiting, capsys: Capture) -> No
 def test_a_run_that_has_waited_goes_by_the_time_it_is_then(
     configured: World, waiting: Waiting
 ) -> None:
-    """Or its clock would differ from Twilio's by as long as it has waited."""
-    waiting.until = 90  # a minute is the difference that is borne
+    """Otherwise its clock would differ from Twilio's by as long as it has waited."""
+    waiting.until = 90  # more than a minute, the largest allowed difference
     configured.sandbox.now = lambda: NOW.timestamp() + waiting.elapsed
     assert main(["sync", "--wait", "100", "--quiet"], now=NOW) == 0
     (reach,) = configured.query("select max(created_before) as at from twilio_verify.windows_read")
@@ -133,7 +133,7 @@ def test_a_dead_process_is_no_obstacle(configured: World, capsys: Capture) -> No
     with holding(lock) as other:
         other.send_signal(signal.SIGKILL)
         other.wait()
-        assert str(other.pid) in lock.read_text()  # it had no time to take that back
+        assert str(other.pid) in lock.read_text()  # the dead process did not clear its entry
         assert Lock(lock).holder() is None
         assert main(["sync"], now=NOW) == 0
     assert capsys.readouterr().err == ""
@@ -150,7 +150,7 @@ def test_who_does_not_say_who_it_is_gets_a_moment(tmp_path: Path) -> None:
 def test_a_brief_holder_is_waited_for_and_a_second_turn_comes_after_those_who_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A backfill that takes the lock again at once does not pass a sync that has waited."""
+    """A backfill that takes the lock again at once does not overtake a sync that waits."""
     monkeypatch.setattr(module, "_GRACE", PATIENT)
     turns: list[str] = []
 
@@ -183,8 +183,8 @@ def is_taken(file: Path) -> bool:
 def test_two_syncs_at_once_leave_one_winner_one_refusal_and_a_right_warehouse(
     world: World, times: int
 ) -> None:
-    """By real processes, an hour's attempts more each time. The winner is kept from ending before
-    the other has begun."""
+    """With real processes, and an hour of new attempts each time. The winner cannot end before the
+    loser has ended."""
     lost, winners = threading.Event(), set[LockHolder | None]()
     told: list[subprocess.CompletedProcess[str]] = []
 

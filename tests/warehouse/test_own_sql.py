@@ -1,4 +1,4 @@
-"""The user's own views and checks: applied after ours, carried along, and never in the way."""
+"""The user's own views and checks: applied after ours, published, and never an obstacle."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_views_may_read_each_other_in_any_order(
     assert {"a", "b", "c"} <= published_views(configured)
 
 
-# What is in a file, and what is said of it, behind the name of the file.
+# The text of a file, and the warning that follows the file's name.
 LEFT_OUT = {
     "empty": ("", "line 1: it does not create a view mine"),
     "no such column": (
@@ -142,7 +142,7 @@ def test_one_that_cannot_be_applied_is_left_out_with_one_line(
     own("reports/other.sql", "create view other as select 1 as one")
     before = configured.stored()
     capsys.readouterr()
-    for command in ("views", "sync"):  # every run tries it again
+    for command in ("views", "sync"):  # every run tries the file again
         assert main([command], now=NOW) == 0
         (line,) = warnings(capsys)
         assert f" a view of yours is left out: {file}, " in line

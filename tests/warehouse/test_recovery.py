@@ -1,4 +1,4 @@
-"""Files that are gone, damaged or somebody else's: nothing that was stored is lost."""
+"""Files that are missing, damaged or not ours: nothing that was stored is lost."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def cut(file: Path) -> None:
 
 
 def scramble(file: Path) -> None:
-    """Its first blocks stay, so that it opens; then every page has a wrong byte."""
+    """Keeps the first blocks, so that the file opens, and damages a byte of each later page."""
     content = bytearray(file.read_bytes())
     for place in range(600_000, len(content), 4096):
         content[place] ^= 0xFF
@@ -76,7 +76,7 @@ def test_the_loading_file_is_rebuilt_from_the_published_one(
     world.move(hours=30)
     with caplog.at_level(logging.WARNING, logger="verify_sync"):
         message = failure_of(world)
-        if message:  # DuckDB 2 finds that it is damaged only when it is written to
+        if message:  # DuckDB 2 notices the damage only when it writes
             assert (harm, "run again" in message) == (scramble, True)
             assert world.stored() == before
             world.sync()
@@ -95,7 +95,7 @@ def test_the_loading_file_is_rebuilt_from_the_published_one(
 def test_a_log_that_belongs_to_another_file_is_no_obstacle(
     world: World, tmp_path: Path, name: str
 ) -> None:
-    """As a kill between two renames would leave it, or a file restored by hand."""
+    """A kill between two renames would leave such a log, or a file restored by hand."""
     before = world.stored()
     writing = (
         "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]);"
@@ -105,7 +105,7 @@ def test_a_log_that_belongs_to_another_file_is_no_obstacle(
     shutil.copy(world.settings.directory / name, other)
     subprocess.run([sys.executable, "-c", writing, str(other)], check=False)
     with duckdb.connect(str(world.settings.directory / name)) as connection:
-        connection.execute("create table later as select 1")  # moves the file on from that log
+        connection.execute("create table later as select 1")  # invalidates that log
     shutil.move(other.with_name(f"{name}.wal"), world.settings.directory)
     world.sync()
     assert world.stored() == before
@@ -137,7 +137,7 @@ def test_a_loading_file_that_somebody_has_open_is_left_to_them(
 
 @pytest.mark.usefixtures("synced")
 def test_a_published_file_without_a_note_that_cannot_be_asked(world: World) -> None:
-    """As it is after somebody put it there by hand: what was loaded is not given up for it."""
+    """As when somebody put it there by hand: it is no reason to discard what was loaded."""
     before = world.stored()
     world.settings.published.with_name("verify.duckdb.load").unlink()
     with holding(world.settings.published):
@@ -153,14 +153,14 @@ def test_what_was_loaded_but_not_published_is_due_again(world: World) -> None:
     world.sync()
     world.settings.published.write_bytes(old)
     (world.settings.directory / "loading.duckdb").unlink()
-    assert due_windows(world) == expected  # as a dry run tells it, before anything is rebuilt
+    assert due_windows(world) == expected  # as a dry run shows
     assert world.sync().slices == len(expected)
     assert world.stored().keys() == world.truth(NOW).keys() | world.truth().keys()
 
 
 @pytest.mark.usefixtures("synced")
 def test_what_was_loaded_but_not_published_is_published_where_it_was_loaded(world: World) -> None:
-    """As a kill in between leaves it: the published file is the older one."""
+    """As after a kill between loading and publishing: the published file is the older one."""
     old = world.settings.published.read_bytes()
     world.move(hours=3)
     world.sync()
@@ -171,7 +171,7 @@ def test_what_was_loaded_but_not_published_is_published_where_it_was_loaded(worl
 
 
 def put_back_older(world: World) -> dict[str, Row]:
-    """loading.duckdb as it was a month ago; returns what had been stored since."""
+    """Puts back loading.duckdb as it was a month ago; returns the attempts stored by now."""
     loading = world.settings.directory / "loading.duckdb"
     older = loading.read_bytes()
     world.move(days=31)
@@ -261,7 +261,7 @@ def a_sqlite_file(file: Path) -> None:
 def test_a_file_of_somebody_elses_is_not_overwritten(
     configured: World, capsys: Capture, first_sync: Path, name: str, foreign: Break, is_synced: bool
 ) -> None:
-    """Where verify-sync's own copy of it is at hand, garbage is set aside; else all stops."""
+    """If verify-sync has its own copy of it, garbage is set aside. Otherwise the run stops."""
     file = configured.settings.directory / name
     if is_synced:
         shutil.copytree(first_sync, file.parent)
@@ -277,7 +277,7 @@ def test_a_file_of_somebody_elses_is_not_overwritten(
     assert file.read_bytes() == content
     assert len(configured.sandbox.log) == requests
     file.unlink()
-    if foreign is a_database:  # whatever it was, it is gone
+    if foreign is a_database:  # the foreign file is gone now
         assert main(["sync"], now=NOW) == 0
 
 
@@ -313,7 +313,7 @@ def test_a_file_of_another_account_is_not_taken_for_a_newer_copy(
 
 
 def give_to(world: World, account_sid: str) -> None:
-    """And a load package that ours has not."""
+    """Makes the warehouse another account's, with a load package that ours does not have."""
     for file in ("loading.duckdb", "verify.duckdb"):
         with duckdb.connect(str(world.settings.directory / file)) as connection:
             for table in ("attempts", "windows_read"):
@@ -329,7 +329,7 @@ def give_to(world: World, account_sid: str) -> None:
 def test_a_package_loaded_in_part_into_a_file_that_is_gone(
     world: World, tmp_path: Path, table: str, harm: str
 ) -> None:
-    """dlt would load the rest of it: the record of windows, say, without their attempts."""
+    """dlt would load only the rest, for example the record of windows without their attempts."""
     loading, older = world.settings.directory / "loading.duckdb", tmp_path / "older.duckdb"
     shutil.copy(loading, older)
     world.move(days=4)
@@ -341,7 +341,7 @@ def test_a_package_loaded_in_part_into_a_file_that_is_gone(
         warehouse.loader.pipeline.extract(package_source(package, materialize=False))
         warehouse.loader.pipeline.normalize()
     (job,) = world.settings.directory.glob(f"dlt/**/new_jobs/{table}.*.parquet")
-    job.rename(job.parents[1] / "completed_jobs" / job.name)  # as a kill amid the load leaves it
+    job.rename(job.parents[1] / "completed_jobs" / job.name)  # as a kill during the load leaves it
     loading.unlink()
     if harm == "older":
         shutil.move(older, loading)
@@ -363,7 +363,7 @@ def test_an_older_loading_file_while_the_published_one_cannot_be_asked(
 
 @pytest.mark.usefixtures("synced")
 def test_what_others_write_into_the_published_file_is_not_taken_over(world: World) -> None:
-    """Their log comes to lie beside the next published file, and would be read with it."""
+    """Their write-ahead log ends up beside the next published file, and DuckDB would apply it."""
     before = world.stored()
     with holding(world.settings.published) as other:
         world.sync()
@@ -443,7 +443,7 @@ def test_a_dry_run_tells_what_a_run_would_do_that_rebuilds_first(world: World) -
 
 @contextmanager
 def holding(file: Path) -> Iterator[Any]:
-    """Somebody who has a database open for writing; runs what it is told and answers a line."""
+    """A process with a database open for writing. It runs each line of SQL, then answers a line."""
     program = (
         "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print(1, flush=True)\n"
         "for line in sys.stdin: c.execute(line); print(2, flush=True)"

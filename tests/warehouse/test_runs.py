@@ -1,4 +1,4 @@
-"""Every run is written down, however it ends; and it says what it did on one line, or nothing."""
+"""Every run is recorded, however it ends. It prints what it did on one line, or nothing."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_run_ends_as_long_after_its_beginning_as_it_took(time: Time) -> None:
 def test_a_run_that_failed_is_told_by_the_next_that_does_not(
     configured: World, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    """From the very first one on, and without secrets or numbers in it."""
+    """From the first run on, and without secrets or phone numbers."""
     with monkeypatch.context() as wrong:
         wrong.setenv("TWILIO_AUTH_TOKEN", "a-wrong-token")
         assert main(["sync"], now=NOW) == 2
@@ -118,7 +118,7 @@ def test_a_backfill_that_goes_on_is_not_taken_for_dead(configured: World) -> Non
     begun = configured.warehouse()
     with begun.opened():
         begun.run.command = "backfill"
-        record(begun.connection, begun.run, False)  # and then it reads, and others have their turn
+        record(begun.connection, begun.run, False)  # then it reads, and other runs take their turn
     outcomes = f"select outcome {HISTORY}"
     with holding(configured.settings.directory / "backfill.lock", "backfill"):
         configured.move(hours=1)
@@ -134,7 +134,7 @@ def test_a_backfill_that_goes_on_is_not_taken_for_dead(configured: World) -> Non
 def test_quiet_says_nothing_when_all_is_well(
     configured: World, monkeypatch: pytest.MonkeyPatch, capfd: Capture, command: str
 ) -> None:
-    """Not even of answers that failed and came at the next try."""
+    """Not even about requests that failed and succeeded on retry."""
     world = configured
     fails = iter([503])
     world.sandbox.failure = lambda _: next(fails, None)  # type: ignore[method-assign,assignment]
@@ -158,7 +158,7 @@ def test_logs_for_machines_are_an_object_a_line(
     configure(world, monkeypatch)
     assert main(["backfill", "--log-format", "json"], now=NOW) == 0
     told = capfd.readouterr()
-    (summary,) = map(json.loads, told.out.splitlines())  # one line a run
+    (summary,) = map(json.loads, told.out.splitlines())  # one line per run
     assert summary["command"] == "backfill"
     assert summary["outcome"] == "done"
     assert summary["requests"] == len(world.sandbox.log)

@@ -1,4 +1,4 @@
-"""A folder that is full or cannot be written: the run fails on one line, and nothing is lost."""
+"""A folder that is full or not writable: the run fails with one line, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.worlds import World, nothing_is_due, run_in_process
 @pytest.mark.usefixtures("synced")
 @pytest.mark.parametrize("moments", [[1, 2], pytest.param([0, 1, 2, 3], marks=pytest.mark.long)])
 def test_a_disk_that_is_full_at_any_moment(world: World, moments: list[int]) -> None:
-    """A limit on the size of files stops writing where a full disk would: in a package, the
+    """A limit on the file size stands for a full disk. It stops the writing of a package, the
     write-ahead log, a checkpoint or the published copy."""
     published = world.settings.published.stat().st_size
     full = [(30_000, 1), (300_000, 2), (published - 300_000, 1), (published + 300_000, 1)]
     for limit, times in (full[moment] for moment in moments):
         before = world.stored()
         world.move(days=3)
-        for _ in range(times):  # the second one finds what the first one could not load
+        for _ in range(times):  # the second run finds what the first could not load
             told = limited(world, limit)
             assert told.returncode == 1, limit
             lines = [line for line in told.stderr.splitlines() if "verify-sync:" in line]
@@ -65,11 +65,11 @@ def test_a_folder_that_cannot_be_written(world: World) -> None:
 
 
 def no_more_than_others(_: int) -> None:
-    """Gives up root's leave to write anywhere; who is not root never had it."""
+    """Drops root's right to write anywhere. Other users do not have it."""
     version, dac_override = 0x20080522, 1
     header, sets = (ctypes.c_uint32 * 2)(version, 0), (ctypes.c_uint32 * 6)()
     libc = ctypes.CDLL(None)
     libc.capget(header, sets)
-    for place in (0, 1):  # those in effect, those that may be
+    for place in (0, 1):  # effective and permitted capabilities
         sets[place] &= ~(1 << dac_override)
     assert libc.capset(header, sets) == 0

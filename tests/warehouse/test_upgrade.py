@@ -1,4 +1,4 @@
-"""A warehouse of the previous release is brought along; one of a newer release is left alone."""
+"""A warehouse of the previous release is upgraded; one of a newer release is left alone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipelines.warehouse.upgrade import LAYOUT
 from tests.worlds import NOW, REPOSITORY, Capture, World, environment_of, refused
 
 MakeWorld = Callable[..., World]
-# Made by release 0.1.0 from the sandbox's account of 300 attempts, with syncs a day and 23 hours
-# before NOW: the folder as that release left it, on Python 3.10, whose DuckDB is the oldest of the
-# lock file: each of the others can read what it writes.
+# The folder that release 0.1.0 left after syncs 24 and 23 hours before NOW, with the sandbox's
+# account of 300 attempts. Made on Python 3.10, which has the oldest DuckDB of the lock file: every
+# newer one can read its files.
 PREVIOUS = REPOSITORY / "tests" / "fixtures" / "warehouse-0.1.0.tar.xz"
 NEWER = "update twilio_verify._verify_sync set layout = layout + 1, release = '9.9.9'"
 
@@ -48,11 +48,11 @@ def test_the_previous_release_is_brought_along_by_the_next_run(
     previous: World, capsys: Capture
 ) -> None:
     before = previous.stored()
-    assert main(["status"], now=NOW) == 0  # and already tells what there is
+    assert main(["status"], now=NOW) == 0  # it works before the upgrade
     assert "last successful sync  none" in capsys.readouterr().out
     assert main(["sync"], now=NOW) == 0
     asked = len(previous.sandbox.log)
-    assert asked <= 8  # what was read is not read again but where it is due
+    assert asked <= 8  # only what is due is read again
     after = previous.stored()
     assert before.keys() <= after.keys()
     assert after.keys() == previous.truth().keys()
@@ -60,7 +60,7 @@ def test_the_previous_release_is_brought_along_by_the_next_run(
     assert (run["outcome"], run["attempts_new"]) == ("done", len(after) - len(before))
     for name in ("loading.duckdb", "verify.duckdb"):
         assert layout(previous.settings.directory / name)[0][0] == LAYOUT
-    assert main(["reconcile", "--days", "3"], now=NOW) == 0  # into a table that has grown a column
+    assert main(["reconcile", "--days", "3"], now=NOW) == 0  # into a table with a new column
     (found,) = previous.query(
         "select count(conversions_judged) as n from twilio_verify.reconciliations"
     )
@@ -71,7 +71,7 @@ def test_the_previous_release_is_brought_along_by_the_next_run(
 def test_a_column_that_the_previous_release_lacks_is_there_before_the_first_load(
     previous: World,
 ) -> None:
-    """Of the attempts too: the views read it, also where nothing is read from Twilio."""
+    """Also in `attempts`: the views need the column even when nothing is read from Twilio."""
     with duckdb.connect(str(previous.settings.directory / "loading.duckdb")) as connection:
         connection.execute("alter table twilio_verify.attempts drop column channel_data__carrier")
     assert main(["views"], now=NOW) == 0
