@@ -43,8 +43,8 @@ for name, examples in {"short": 25, "long": 400}.items():
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="the long tests, and these alone")
-    parser.addoption("--seed", type=int, help="what is drawn at random; a failure names its own")
+    parser.addoption("--long", action="store_true", help="run only the long tests")
+    parser.addoption("--seed", type=int, help="random seed; a failure prints the one it used")
 
 
 @pytest.hookimpl(tryfirst=True)

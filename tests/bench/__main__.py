@@ -37,11 +37,11 @@ def main() -> None:
         "quarter": lambda: trust.a_quarter(given.days, given.syncs or [*quarter.SCHEDULES]),
     }
     parser.add_argument("--only", action="append", choices=[*parts])
-    parser.add_argument("--attempts", action="append", type=int, help="of compare")
-    parser.add_argument("--requests", type=int, default=300, help="a minute, of limit")
-    parser.add_argument("--rows", action="append", type=int, help="in the warehouse, of steady")
-    parser.add_argument("--times", type=int, default=1_000, help="how many syncs, of merging")
-    parser.add_argument("--days", type=int, default=quarter.DAYS, help="of the quarter")
+    parser.add_argument("--attempts", action="append", type=int, help="attempts of the account in `compare`")
+    parser.add_argument("--requests", type=int, default=300, help="rate limit a minute in `limit`")
+    parser.add_argument("--rows", action="append", type=int, help="attempts in the warehouse in `steady`")
+    parser.add_argument("--times", type=int, default=1_000, help="number of syncs in `merging`")
+    parser.add_argument("--days", type=int, default=quarter.DAYS, help="length of `quarter`")
     parser.add_argument("--syncs", action="append", choices=[*quarter.SCHEDULES])
     given = parser.parse_args()
     os.environ["RUNTIME__LOG_LEVEL"] = "CRITICAL"
