@@ -37,9 +37,9 @@ def main() -> None:
         "quarter": lambda: trust.a_quarter(given.days, given.syncs or [*quarter.SCHEDULES]),
     }
     parser.add_argument("--only", action="append", choices=[*parts])
-    parser.add_argument("--attempts", action="append", type=int, help="attempts of the account in `compare`")
+    parser.add_argument("--attempts", action="append", type=int, help="account size in `compare`")
     parser.add_argument("--requests", type=int, default=300, help="rate limit a minute in `limit`")
-    parser.add_argument("--rows", action="append", type=int, help="attempts in the warehouse in `steady`")
+    parser.add_argument("--rows", action="append", type=int, help="warehouse size in `steady`")
     parser.add_argument("--times", type=int, default=1_000, help="number of syncs in `merging`")
     parser.add_argument("--days", type=int, default=quarter.DAYS, help="length of `quarter`")
     parser.add_argument("--syncs", action="append", choices=[*quarter.SCHEDULES])
