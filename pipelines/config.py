@@ -20,25 +20,25 @@ from pipelines.errors import Misuse
 API, WAREHOUSE = "sources.twilio_verify", "warehouse"
 T = TypeVar("T")
 _KINDS = {int: "a whole number", float: "a number", list: "a list such as ['15m', '26h', '3d']"}
-# How variables begin that are meant for us. (WAREHOUSE_DIR may well be somebody else's.)
+# Variables that begin like this are ours. (WAREHOUSE_DIR may belong to another program.)
 _MEANT = {
     API: re.compile("SOURCES_+TWILIO_+VERIFY_+", re.IGNORECASE),
     WAREHOUSE: re.compile("WAREHOUSE_(_|PUBLISH|VERIFICATION|FEE|PUMPING)", re.IGNORECASE),
 }
-# What a section that is meant for us may be written like. Others are dlt's, or other pipelines'.
+# A section that resembles one of these must be ours. Others belong to dlt or other pipelines.
 _ALIKE = {API: API, "twilio_verify": API, WAREHOUSE: WAREHOUSE}
 
 
 def prepare(known: Mapping[str, set[str]]) -> Path:
-    """Has dlt look where we do; returns the folder that relative paths begin in.
+    """Makes dlt read the same `.dlt` folder as we do; returns the folder for relative paths.
 
-    `known` are the settings of each of our sections. Raises Misuse for other names in them, and
+    `known` maps each of our sections to its settings. Raises Misuse for other names in them, and
     for a file that is not TOML.
     """
     project = project_directory()
-    os.environ["DLT_PROJECT_DIR"] = str(project)  # dlt looks for .dlt where we do
-    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # Twilio is the only peer, wherever we run
-    # dlt's own log may quote a row; whatever fails reaches us as an exception, and is redacted.
+    os.environ["DLT_PROJECT_DIR"] = str(project)  # dlt then reads the same .dlt
+    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # we connect to Twilio only
+    # dlt's own log may quote a row. Failures reach us as exceptions, and those are redacted.
     os.environ.setdefault("RUNTIME__LOG_LEVEL", "CRITICAL")
     try:
         _refuse_misspelt(known)
@@ -48,9 +48,11 @@ def prepare(known: Mapping[str, set[str]]) -> Path:
 
 
 def project_directory() -> Path:
-    """Where `.dlt` is looked for and relative paths begin: here, else the source checkout.
+    """The folder of `.dlt` and of relative paths: DLT_PROJECT_DIR, if set.
 
-    Here is not the home directory, where cron begins: the `.dlt` in that is dlt's, for everyone.
+    Else the current folder if it has a `.dlt`, else the source checkout if that has one, else the
+    current folder. The `.dlt` of the home directory does not count: it belongs to dlt itself, and
+    cron starts there.
     """
     if "DLT_PROJECT_DIR" in os.environ:
         return Path(os.environ["DLT_PROJECT_DIR"])
@@ -61,13 +63,13 @@ def project_directory() -> Path:
 
 
 def _is_home(folder: Path) -> bool:
-    with suppress(OSError, RuntimeError):  # there is none
+    with suppress(OSError, RuntimeError):  # there is no home directory
         return folder.samefile(Path.home())
     return False
 
 
 def read(section: str, name: str, kind: type[T], default: T | None) -> Any:
-    """One setting by its full name only: `COUNTRY=US` in the environment is not ours to read."""
+    """One setting, by its full name only: a `COUNTRY=US` in the environment is not meant for us."""
     try:
         value = dlt.config.get(f"{section}.{name}", kind)
     except ValueError:
@@ -75,20 +77,22 @@ def read(section: str, name: str, kind: type[T], default: T | None) -> Any:
         what = _KINDS.get(kind, kind.__name__)
         raise Misuse(f"{section}.{name}: '{given}' is not {what}") from None
     if value == "":
-        raise Misuse(f"{section}.{name}: empty; leave it out for its default")
+        raise Misuse(f"{section}.{name}: empty; remove it to use the default")
     return default if value is None else value
 
 
 def read_secret(section: str, name: str) -> str | None:
-    """One that may stand in secrets.toml; None if it is not given."""
+    """One setting that may be in secrets.toml; None if it is not set."""
     found: str | None = dlt.secrets.get(f"{section}.{name}", str)
     return found
 
 
 def _refuse_misspelt(known: Mapping[str, set[str]]) -> None:
-    """Raises Misuse for a name that is none of `known`, the settings of each section, and for one
-    of them in another place: it would be ignored, and without a filter everything is read. Looks at
-    the environment and dlt's files."""
+    """Raises Misuse for an unknown setting or section, and for a setting outside its section.
+
+    dlt would ignore these, and a sync without its filter reads everything. Checks the environment
+    and dlt's files.
+    """
     files = [
         tomlkit.parse(provider.to_toml()).unwrap()
         for provider in dlt.config.config_providers
@@ -103,7 +107,7 @@ def _refuse_misspelt(known: Mapping[str, set[str]]) -> None:
     found |= {section: f"[{section}]" for file in files for section in _sections(file)}
     for section in sorted(found.keys() - known.keys()):
         for alike in get_close_matches(section, _ALIKE, 1, 0.85):
-            raise Misuse(f"{found[section]}: no such section; [{_ALIKE[alike]}] must be meant")
+            raise Misuse(f"{found[section]}: no such section; use [{_ALIKE[alike]}]")
 
 
 def _refuse_names(section: str, names: set[str], files: list[dict[str, Any]]) -> None:
@@ -115,13 +119,13 @@ def _refuse_names(section: str, names: set[str], files: list[dict[str, Any]]) ->
     if given:
         there_are = ", ".join(sorted(names - {"status"}))
         raise Misuse(
-            f"{given[0]}: no such setting; in [{section}], or in the environment after {prefix}, "
-            f"there are {there_are}"
+            f"{given[0]}: no such setting; [{section}] (in the environment: {prefix}…) has "
+            f"{there_are}"
         )
 
 
 def _sections(file: dict[str, Any]) -> Iterator[str]:
-    """The names of its tables and of those in them."""
+    """The names of the tables of a file, and of the tables in these."""
     for name, table in file.items():
         if isinstance(table, dict):
             yield name

@@ -1,16 +1,16 @@
-"""Failures of one clear line each, and `redact`, which keeps secrets out of it. Exits: __main__."""
+"""Failures with a one-line message, and `redact`, which removes secrets. Exiting: __main__."""
 
 from __future__ import annotations
 
 import re
 
 _SECRETS: set[str] = set()
-# A phone number as it is written or as it stands in a URL; an e-mail address likewise.
+# Phone numbers and e-mail addresses, plain or as in a URL.
 _PERSONAL = re.compile(r"(?:\+|%2B)\d{5,15}|[\w.%+-]+(?:@|%40)[\w-]+(?:\.[\w-]+)+", re.IGNORECASE)
 
 
 class Failure(Exception):
-    """The run failed: one line that says what and what to do. Exit code 1."""
+    """The run failed. The message is one line: what happened and what to do. Exit code 1."""
 
     exit_code = 1
 
@@ -22,28 +22,28 @@ class Misuse(Failure):
 
 
 class Unreadable(Failure):
-    """A 200 whose body is not what was asked for: a proxy's page, or an answer cut off."""
+    """A 200 with an unexpected body, such as a proxy's page or an answer that was cut off."""
 
 
 def keep_secret(value: str) -> None:
-    """Has `redact` blank out `value` from now on."""
+    """Makes `redact` remove `value` from now on."""
     if value:
         _SECRETS.add(value)
 
 
 def first_line(error: BaseException) -> str:
-    """What went wrong without dlt's and DuckDB's advice below it."""
+    """The first line of an error: dlt and DuckDB add advice below it."""
     return str(error).strip().partition("\n")[0]
 
 
 def advised(text: str) -> str:
-    """A reason, and what to do about it where that is known."""
+    """`text`, the reason of a failure. If the disk is full, adds what to do."""
     full = re.search("No space left|File too large|disk is full|quota exceeded", text)
-    return f"{text}: what is stored is kept, free some space and run again" if full else text
+    return f"{text}: stored data is kept, free some space and run again" if full else text
 
 
 def masked(text: str) -> str:
-    """What others wrote, on one line, without what may be a phone number even if it lacks a +."""
+    """Text from outside, on one line: redacted, also without phone numbers that lack a +."""
     plain = re.sub(r"\d{7,}", "[redacted]", redact(" ".join(text.split())))
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in plain)  # no escape sequences
 

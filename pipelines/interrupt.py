@@ -1,4 +1,4 @@
-"""Signals that end a run: at once, or after the load package. What is told then: __main__."""
+"""Signals that end a run: at once, or after the load package. Reporting: __main__."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-INTERRUPTED = "interrupted; what was loaded is kept: run it again to go on"
+INTERRUPTED = "interrupted; loaded data is kept: run the command again to continue"
 
 _told, _held = threading.Event(), threading.Event()
 
@@ -17,24 +17,24 @@ _told, _held = threading.Event(), threading.Event()
 def heed_signals() -> None:
     """Ctrl-C and SIGTERM raise KeyboardInterrupt; a second one ends the process at once."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell has it for background jobs
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell may ignore it for background jobs
             signal.signal(number, _stop)
 
 
 def ignore_signals() -> None:
-    """When all is said, so that the exit code stands."""
+    """Call at the end of a run: a later signal must not change the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def was_interrupted() -> bool:
-    """Whether a signal came: DuckDB makes errors of its own of one."""
+    """Whether a signal came. DuckDB turns a signal into an error of its own."""
     return _told.is_set()
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """A signal that comes in here raises KeyboardInterrupt when it is left."""
+    """Delays the first signal: it raises KeyboardInterrupt at the end of the `with` block."""
     _held.set()
     try:
         yield

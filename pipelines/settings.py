@@ -1,4 +1,4 @@
-"""What a run can be told: names, defaults, checks. Where values are looked for: config."""
+"""The settings of a run: names, defaults, checks. Reading files and environment: config."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from pipelines.twilio.limits import (
 
 @dataclass(frozen=True)
 class Pumping:
-    """What makes a day of a number prefix a row of `pumping_suspects`: at least so many
-    verifications and destinations, a success rate below this part of the baseline and so many
-    standard deviations below it."""
+    """When a day of a number prefix becomes a row of `pumping_suspects`: it has at least so many
+    verifications and destinations. Its success rate is below `rate` times the baseline, and at
+    least `z_score` standard deviations below it."""
 
     verifications: int = 20
     destinations: int = 10
@@ -45,7 +45,7 @@ class Pumping:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run can be told. `credentials` is None when there are none."""
+    """All settings of a run. `credentials` is None if none are set."""
 
     directory: Path
     credentials: Credentials | None = field(default=None, repr=False)
@@ -55,7 +55,7 @@ class Settings:
     concurrency: int = CONCURRENCY
     timeout: float = TIMEOUT
     give_up_after: timedelta = timedelta(minutes=10)
-    filters: Filters = field(default=NO_FILTERS, repr=False)  # one may be a phone number
+    filters: Filters = field(default=NO_FILTERS, repr=False)  # a filter may be a phone number
     revisit_after: tuple[timedelta, ...] = DEFAULT_SCHEDULE
     publish_every: timedelta = timedelta()
     verification_fee: Decimal = Decimal("0.05")
@@ -66,17 +66,17 @@ class Settings:
 
     @property
     def published(self) -> Path:
-        """The file people open."""
+        """The published file, which people open."""
         return self.directory / "verify.duckdb"
 
     @property
     def requests_log(self) -> Path:
-        """When requests were sent lately: the rate limit of the runs to come."""
+        """The times of recent requests: the next run needs them for the rate limit."""
         return self.directory / "requests.sqlite"
 
 
 def load_settings() -> Settings:
-    """Reads and checks the configuration; raises Misuse naming the setting that is wrong."""
+    """Reads and checks the configuration. Raises Misuse that names the wrong setting."""
     project = prepare(_KNOWN)
     fee = read(WAREHOUSE, "verification_fee", str, "0.05")
     per_minute = _whole(API, "requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000)
@@ -101,18 +101,18 @@ def load_settings() -> Settings:
 
 
 def require_credentials(settings: Settings) -> Credentials:
-    """The credentials, or Misuse saying how to give them."""
+    """The credentials. Raises Misuse that says how to set them."""
     if settings.credentials is None:
         raise Misuse(
             "no credentials: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN (or TWILIO_API_KEY and "
-            "TWILIO_API_SECRET), or fill in .dlt/secrets.toml after .dlt/example.secrets.toml; "
-            f"without an account, try `{typed('demo')}`"
+            "TWILIO_API_SECRET), or fill in a copy of .dlt/example.secrets.toml as "
+            f".dlt/secrets.toml; without an account, try `{typed('demo')}`"
         )
     return settings.credentials
 
 
 def parse_schedule(ages: list[Any] | None) -> tuple[timedelta, ...]:
-    """Ages such as ["15m", "26h", "3d"], ascending; the oldest makes an attempt settled."""
+    """Ages such as ["15m", "26h", "3d"], ascending. Attempts read at the last age are settled."""
     if ages is None:
         return DEFAULT_SCHEDULE
     schedule = tuple(_age(f"{API}.revisit_after", str(age)) for age in ages)
@@ -120,8 +120,8 @@ def parse_schedule(ages: list[Any] | None) -> tuple[timedelta, ...]:
         raise Misuse(f"{API}.revisit_after: ages must ascend, as in ['15m', '26h', '3d']")
     if not SETTLED_AFTER <= schedule[-1] < RETENTION - timedelta(days=1):
         raise Misuse(
-            f"{API}.revisit_after: its last age must be at least 3d, after which an attempt "
-            "counts as settled, and less than 29d"
+            f"{API}.revisit_after: the last age must be at least 3d, when an attempt is settled, "
+            "and less than 29d"
         )
     return schedule
 
@@ -147,7 +147,7 @@ def _base_url(url: str) -> str:
 
 def _directory(path: Path) -> Path:
     if path.exists() and not path.is_dir():
-        raise Misuse(f"{WAREHOUSE}.dir: {path} is no folder")
+        raise Misuse(f"{WAREHOUSE}.dir: {path} is not a folder")
     return path
 
 
@@ -156,7 +156,7 @@ def _own_sql(project: Path, name: str | None) -> Path | None:
         return None
     folder = project / name
     if not any((folder / kind).is_dir() for kind in ("reports", "checks")):
-        raise Misuse(f"{WAREHOUSE}.sql: {folder} is no folder with reports or checks in it")
+        raise Misuse(f"{WAREHOUSE}.sql: {folder} is not a folder with reports/ or checks/")
     return folder
 
 
@@ -184,7 +184,7 @@ def _currency(code: str) -> str:
 
 
 def _timezone(name: str) -> str:
-    """A zone that DuckDB knows as well, which has fewer."""
+    """A zone that both Python and DuckDB know; DuckDB knows fewer."""
     if name == "UTC":
         return name
     import duckdb
@@ -198,7 +198,7 @@ def _timezone(name: str) -> str:
 
 
 def _pumping() -> Pumping:
-    """Counts from 1, a part from 0 to 1, a score from 0."""
+    """Reads these settings. Counts are at least 1, `rate` is 0 to 1, `z_score` 0 to 100."""
     found = {}
     for name, usual in asdict(Pumping()).items():
         number = read(WAREHOUSE, f"pumping_{name}", type(usual), usual)
@@ -216,7 +216,7 @@ def _filters() -> Filters:
 
 
 def _credentials() -> Credentials | None:
-    """Twilio's own environment variables, else `[sources.twilio_verify]` in secrets.toml."""
+    """From Twilio's own environment variables, else `[sources.twilio_verify]`. None if not set."""
     found, names = {}, {}
     for part in PARTS:
         variable = f"TWILIO_{part.upper()}"

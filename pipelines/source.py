@@ -1,7 +1,7 @@
-"""The dlt source, for anyone's pipeline and for ours. Files, runs and views: warehouse.
+"""The dlt sources. Files, runs and views: warehouse.
 
-`twilio_verify` is for anyone's own pipeline. verify-sync itself loads with `package_source`: the
-same resources, fed with slices that are already complete.
+`twilio_verify` is for dlt pipelines of your own. verify-sync itself loads with `package_source`:
+the same resources, fed with slices that are already complete.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pipelines.twilio.limits import (
 )
 from pipelines.twilio.pacing import Pacer
 
-# Not upsert: within one load it does not remove doubles, which the API does deliver.
+# Not upsert: it keeps duplicates within one load, and the API does send duplicates.
 _MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
 _MERGE_EACH_ONCE: Any = {**_MERGE, "deduplicated": True}
 _APPEND: Any = {"disposition": "append"}
@@ -48,7 +48,7 @@ _APPEND: Any = {"disposition": "append"}
 def _resources(
     groups: Iterable[Package], materialize: bool, merge: Any = _MERGE
 ) -> list[DltResource]:
-    """`groups` is gone through once; its rows and its records come out side by side."""
+    """The dlt resources. `groups` is iterated once; each package feeds all tables."""
 
     @dlt.resource(name="packages", selected=False)
     def all_packages() -> Iterator[Package]:
@@ -72,7 +72,7 @@ def _resources(
     @dlt.transformer(
         data_from=all_packages,
         columns=TABLES["rejected_attempts"],
-        primary_key="attempt",  # listed again at every revisit, but kept once
+        primary_key="attempt",  # the API lists it at every revisit; store it once
         write_disposition=_MERGE,
         file_format="parquet",
     )
@@ -96,15 +96,15 @@ def _resources(
 def package_source(
     package: Package, materialize: bool = True, new: bool = False
 ) -> list[DltResource]:
-    """One load package. `materialize` creates the tables that later commands fill. If its attempts
-    are `new`, that is if none of them is stored, they are appended at half the cost."""
+    """One load package. `materialize` creates the tables that later commands fill. `new` means
+    that none of its attempts is stored yet: they are appended, at half the cost of a merge."""
     return _resources(iter([package]), materialize, _APPEND if new else _MERGE_EACH_ONCE)
 
 
 @configspec
 class SourceCredentials(BaseConfiguration):
-    """What dlt looks up for `twilio_verify`, and all of it: it also takes `BASE_URL` or `COUNTRY`
-    in the environment, whoever they are meant for, for arguments of these names."""
+    """The only arguments of `twilio_verify` that dlt looks up. Without this class dlt would look
+    up all of them: a `BASE_URL` in the environment may be meant for another program."""
 
     account_sid: TSecretStrValue = None  # type: ignore[assignment]
     auth_token: TSecretStrValue | None = None
@@ -133,13 +133,13 @@ def twilio_verify(
 ) -> list[DltResource]:
     """Attempts of one Twilio account, merged on `sid`, for use in any dlt pipeline.
 
-    Without `created_after` and `created_before` (aware) it reads what is due: all of retention
-    on the first run, then new attempts and, by the destination's own `windows_read`, those that
-    have reached an age at which they are read again. `now` defaults to the clock. Of `filters`
-    there are those that never change for an attempt: verify_service_sid, country, channel, to,
-    verification_sid; progress is kept per set of them.
-    Raises Misuse for credentials that make no pair, a window or a filter that is none, Failure
-    when Twilio cannot be read.
+    Reads the window from `created_after` to `created_before` (aware datetimes). Without both it
+    reads what is due: first all of retention, then new attempts and those that have reached a
+    revisit age, by the table `windows_read` in the destination. `now` defaults to the clock.
+    `filters` are verify_service_sid, country, channel, to and verification_sid: these never change
+    for an attempt. Each set of filters has its own progress.
+    Raises Misuse for incomplete credentials, an invalid window or filter, and Failure if Twilio
+    cannot be read.
     """
     credentials = Credentials.of(account_sid, auth_token, api_key, api_secret)
     now = now or datetime.now(timezone.utc)
@@ -167,7 +167,7 @@ def twilio_verify(
 
 
 def _named_window(after: datetime | None, before: datetime | None, now: datetime) -> Window | None:
-    """The window asked for, within retention; None when none was."""
+    """The window of the arguments, cut to retention; None if neither is given."""
     if after is None and before is None:
         return None
     for name, bound in (("created_after", after), ("created_before", before)):
@@ -176,7 +176,7 @@ def _named_window(after: datetime | None, before: datetime | None, now: datetime
     oldest, newest = now - RETENTION, now - SECOND
     window = Window(max(after or oldest, oldest), min(before or newest, newest))
     if window.after >= window.before:
-        raise Misuse("created_after must lie before created_before, within the last 30 days")
+        raise Misuse("created_after must be before created_before, within the last 30 days")
     return window
 
 
@@ -185,7 +185,7 @@ def _read_before(account_sid: str, filters: Filters, now: datetime) -> WindowsRe
 
 
 def _stored(sql: str) -> Sequence[Any]:
-    """Rows of the destination of the pipeline that runs; none before its first run."""
+    """Rows from the destination of the running pipeline; none before its first run."""
     with dlt.current.pipeline().sql_client() as connection:
         try:
             return connection.execute_sql(sql) or ()

@@ -1,1 +1,1 @@
-"""Which windows are due, how they are cut into slices and read. Stores nothing."""
+"""Plans which windows are due, cuts them into slices and reads these. Storing: warehouse."""

@@ -1,4 +1,4 @@
-"""Slices that were read, and load packages made of them. Loading: warehouse.loading."""
+"""Slices that were read, and load packages of them. Loading: warehouse.loading."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipelines.reading.windows import Window
 
 @dataclass(frozen=True)
 class SliceRead:
-    """A slice paged to the end of its chain: `attempts` are all its rows, as `columns.ATTEMPTS`."""
+    """A slice that was read to its last page. `attempts` has its rows, as `columns.ATTEMPTS`."""
 
     account_sid: str
     filters_hash: str
     window: Window
-    read_at: datetime  # of the first request, or shortly before it
+    read_at: datetime  # when its first request was sent, or shortly before
     attempts: pa.Table
     rejected: pa.Table
     pages: int
@@ -39,7 +39,7 @@ class SliceRead:
 
 @dataclass(frozen=True)
 class Package:
-    """What is loaded together: attempts, each once, and the windows of which they are all."""
+    """A load package: attempts, each once, and the windows that these attempts complete."""
 
     attempts: pa.Table
     rejected: pa.Table
@@ -47,7 +47,7 @@ class Package:
 
     @classmethod
     def of(cls, reads: Sequence[SliceRead]) -> Package:
-        # A table a package, not a page: what dlt does for each costs more than a page's rows.
+        # One table per package, not per page: dlt's cost per table exceeds that of a page's rows.
         return cls(
             latest(pa.concat_tables([read.attempts for read in reads])),
             pa.concat_tables([read.rejected for read in reads]),
@@ -62,7 +62,7 @@ class Package:
 
 
 def latest(attempts: pa.Table) -> pa.Table:
-    """Of each attempt the last reading."""
+    """One row per attempt: the one that was read last."""
     if pc.count_distinct(attempts["sid"]).as_py() == attempts.num_rows:
         return attempts
     read_at = attempts["read_at"].to_pylist()

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, log lines elsewhere. Reads nothing itself."""
+"""Progress of a run: a bar on a terminal, log lines elsewhere. Reading: slices."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ log = logging.getLogger("verify_sync")
 
 
 class Progress:
-    """Attempts read of the `total` that Twilio has counted; a context manager. Thread-safe.
+    """Shows how many attempts of `total` are read; a context manager. Thread-safe.
 
-    Says nothing unless it is `shown`. Without a total (the Summary does not know every filter)
-    it says how much was read, not how much is left.
+    Shows nothing unless `shown`. `total` is Twilio's count. If there is none (the Summary does not
+    know every filter), it shows how much was read, but not how much is left.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Progress:
 
     @classmethod
     def of(cls, slices: Sequence[Slice], sizing: Sizing, shown: bool = False) -> Progress:
-        """Of reading `slices`; `shown` or not, it is if they are more than a slice."""
+        """The progress of reading `slices`. More than MOST_PAGES pages are always shown."""
         counted = [slice_ for slice_ in slices if slice_.attempts is not None]
         total = sum(slice_.attempts or 0 for slice_ in counted) if counted or not slices else None
         pages = sum(slice_.pages for slice_ in counted)
@@ -67,13 +67,13 @@ class Progress:
         self._open.close()
 
     def page(self, window: Window, attempts: int) -> None:
-        """So many attempts of the slice are there by now."""
+        """Notes how many attempts of an unfinished slice are read so far."""
         with self._lock:
             self._reading[window] = attempts
             self._draw()
 
     def slice(self, window: Window, attempts: int) -> None:
-        """The slice is complete."""
+        """Notes that a slice is complete, and its number of attempts."""
         with self._lock:
             self._reading.pop(window, None)
             self._done, self._slices = self._done + attempts, self._slices + 1
@@ -84,30 +84,30 @@ class Progress:
                 log.info("%s: %s; %s%s", span, held, self._share(), self._pace())
 
     def loaded(self, attempts: int) -> None:
-        """So many attempts are kept whatever happens."""
+        """Logs how many attempts are loaded so far: a later failure does not lose them."""
         if self._shown:
             whole = f" of {max(self._total, attempts):,}" if self._total else ""
             log.info("loaded %s%s attempts", f"{attempts:,}", whole)
 
     def less(self, attempts: int) -> None:
-        """Others have read so many meanwhile."""
+        """Lowers the total by `attempts`: another run has read them meanwhile."""
         with self._lock:
             self._total = self._total and max(self._total - attempts, self._done)
 
     def tick(self) -> None:
-        """Shows how time goes by."""
+        """Redraws the bar, so that its time left is current."""
         with self._lock:
             self._draw()
 
     def _left(self) -> float | None:
-        """Seconds, by the rate limit and by the pace so far, whichever is longer; None: unknown."""
+        """Seconds left by the rate limit or by the pace so far, the longer one; None if unknown."""
         if self._total is None:
             return None
         read = self._read()
         left = self._total - read
-        if left < 0:  # it has grown, or was counted wrongly
+        if left < 0:  # there are more attempts than Twilio counted
             return None
-        # A slice's last page is seldom full, and the Summary is asked as well.
+        # Fewer than a page holds: last pages are seldom full, and Summaries are requests too.
         a_request = max(read / max(self._client.counts.requests, 1), 1) if self._done else None
         requests = ceil(left / (a_request or self._client.page_size))
         pace = (time.monotonic() - self._began) / read if read else 0.0
@@ -121,7 +121,7 @@ class Progress:
         with suppress(OSError):
             self._bar.ncols = os.get_terminal_size(sys.stderr.fileno()).columns or 80
         self._bar.set_description_str(f"{self._share()}{self._pace()}", refresh=False)
-        self._bar.refresh(nolock=True)  # a signal in here would leave its own lock taken
+        self._bar.refresh(nolock=True)  # not tqdm's lock: a signal would leave it locked
 
     def _pace(self) -> str:
         left = self._left()
@@ -129,7 +129,7 @@ class Progress:
         return f"{eta}, {self._client.minute()} requests/min, {counted(self._slices, 'slice')}"
 
     def _share(self) -> str:
-        """What of the whole has been read by now."""
+        """How many attempts are read, and of how many."""
         read = self._read()
         if not self._total:
             return f"{read:,}"
@@ -139,11 +139,11 @@ class Progress:
 
     def _announcement(self) -> str:
         if self._total is None:
-            return "how much there is to read is not known: Twilio did not count it"
+            return "the number of attempts to read is not known: Twilio did not count them"
         least = duration(self._client.seconds_for(self._requests))
         return (
-            f"{counted(self._total, 'attempt')} to read in about "
-            f"{counted(self._requests, 'request')}, which the rate limit allows in {least}"
+            f"{counted(self._total, 'attempt')} to read with about "
+            f"{counted(self._requests, 'request')}; the rate limit allows them in {least}"
         )
 
     def _read(self) -> int:

@@ -1,4 +1,4 @@
-"""Columns of the raw tables, and the SQL of what was read. Creating them: warehouse.tables."""
+"""Columns of the raw tables, and SQL for the windows read. Creating tables: warehouse.tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dlt.common.schema.typing import TColumnSchema, TTableSchemaColumns
 
 
 def _hints(required: str = "", **names_by_type: str) -> TTableSchemaColumns:
-    """Column hints from names by dlt's data type; `required` ones are never null."""
+    """Column hints: `names_by_type` maps dlt's data types to column names. `required`: not null."""
     return {
         name: TColumnSchema(
             name=name, data_type=cast(TDataType, kind), nullable=name not in required.split()
@@ -21,8 +21,8 @@ def _hints(required: str = "", **names_by_type: str) -> TTableSchemaColumns:
 
 
 def attempts_columns() -> TTableSchemaColumns:
-    """Those of `columns.ATTEMPTS`, in its order: then a page is loaded without being rewritten."""
-    import pyarrow as pa  # only now: most who ask for TABLES do without
+    """Hints for `columns.ATTEMPTS`, in its order: otherwise dlt would rewrite every table."""
+    import pyarrow as pa  # imported here: most callers need only TABLES
 
     from pipelines.twilio.columns import ATTEMPTS
 
@@ -32,11 +32,11 @@ def attempts_columns() -> TTableSchemaColumns:
         columns |= _hints(required="sid date_created read_at", **{kind: field.name})
     columns["sid"]["primary_key"] = True
     columns["extra"]["data_type"] = "json"
-    columns["read_at"]["dedup_sort"] = "desc"  # of doubles in one load the last read stays
+    columns["read_at"]["dedup_sort"] = "desc"  # of duplicates in one load, keep the one read last
     return columns
 
 
-# All raw tables but attempts: they exist from the first run on, whether or not it fills them.
+# All raw tables except attempts. The first run creates them, even those that it does not fill.
 TABLES: dict[str, TTableSchemaColumns] = {
     "windows_read": _hints(
         text="account_sid filters_hash",
@@ -64,9 +64,9 @@ TABLES: dict[str, TTableSchemaColumns] = {
 
 
 def windows_read_sql(account_sid: str, filters_hash: str, since: datetime, schema: str = "") -> str:
-    """Windows that count: their load package is complete, and they reach past `since`.
+    """SQL for windows that end after `since` and whose load package is complete.
 
-    `schema` qualifies the tables (`twilio_verify.`) where the connection does not.
+    `schema` is the prefix of the tables (`twilio_verify.`), if the connection needs one.
     """
     return f"""
         select created_after, created_before, read_at
@@ -78,7 +78,7 @@ def windows_read_sql(account_sid: str, filters_hash: str, since: datetime, schem
 
 
 def rate_sql(filters_hash: str, since: datetime, schema: str = "") -> str:
-    """The most attempts a second that a window has which reaches past `since`; null for none."""
+    """SQL for the most attempts a second of a window that ends after `since`; null if none does."""
     return f"""
         select max(
             attempts / (extract(epoch from created_before) - extract(epoch from created_after))

@@ -1,4 +1,4 @@
-"""Cuts windows into slices, a chain of pages each, by Twilio's own counts. Reads no attempts."""
+"""Cuts windows into slices by Twilio's own counts. Reading the slices: slices."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ from pipelines.reading.windows import Window, cut
 from pipelines.twilio.client import HEAVY_TRIES, Client
 from pipelines.twilio.filters import NO_FILTERS, Filters
 
-MOST_PAGES = 25  # of a slice: what is read again when its chain breaks
-USUAL_PAGES = 18  # aimed at; a part of a window may hold more than the next
-LAST_PAGES = 3  # aimed at in the end
-_DAY = timedelta(days=1)  # the length of slices where Twilio does not say what a window holds
-_LONG = timedelta(hours=36)  # of a window that is asked about whatever there was before
-_GROWTH = 4  # times the rate so far, and a window is still no more than a slice
+MOST_PAGES = 25  # the most pages of a slice; after a failure it is read again from its start
+USUAL_PAGES = 18  # the target of a slice: below the most, as attempts are not spread evenly
+LAST_PAGES = 3  # the target at the end: small slices let all chains end together
+_DAY = timedelta(days=1)  # the length of slices where Twilio gives no count
+_LONG = timedelta(hours=36)  # longer windows are counted, whatever the rate so far
+_GROWTH = 4  # a window that fits a slice at so many times the rate so far is not counted
 
 log = logging.getLogger("verify_sync")
 
 
 def may_exceed_slice(window: Window, rate: float | None, page_size: int) -> bool:
-    """Whether the window may hold more than MOST_PAGES, `rate` being the most attempts a second
-    that were found so far."""
+    """Whether the window may hold more than MOST_PAGES. `rate` is the highest rate so far, in
+    attempts a second."""
     length = window.before - window.after
     likely = _GROWTH * (rate or 0.0) * length.total_seconds()
     return not rate or length > _LONG or likely > MOST_PAGES * page_size
 
 
 class Slice(NamedTuple):
-    """A window, how many attempts Twilio counts in it, if it was asked and said so (of a part of
-    what was counted its share), and how many pages it has by that, or may have."""
+    """A window, its attempts by Twilio's count (None: no count), and its pages by that count.
+
+    A part of a counted window has its share of the count. Without a count `pages` is MOST_PAGES.
+    """
 
     window: Window
     attempts: int | None
@@ -45,11 +47,11 @@ class Slice(NamedTuple):
 
 
 class Sizing:
-    """Asks the Summary what windows hold and cuts them for `concurrency` chains at a time.
+    """Counts windows by the Summary and cuts them for `concurrency` chains; a context manager.
 
-    A context manager. `rate`, attempts a second, is the most that was found so far, if anything
-    was: a window that by it cannot hold more than a slice is not asked about. Where the Summary
-    does not know a filter, or fails, windows are read all the same.
+    `rate` is the highest rate so far, in attempts a second; None if unknown. A window that fits a
+    slice by this rate is not counted. If the Summary fails or does not know a filter, windows are
+    cut and read without a count.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Sizing:
         self._filters, self._rate = filters, rate
         self._concurrency = concurrency
         self._pool = ThreadPoolExecutor(concurrency)
-        self._budget = 0  # of Summaries
+        self._budget = 0  # Summaries that `cut` may still request
 
     def __enter__(self) -> Sizing:
         return self
@@ -72,7 +74,7 @@ class Sizing:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def measured(self, windows: Iterable[Window], every: bool = False) -> list[Slice]:
-        """The windows in order, with counts where (or `every` one) one may exceed a slice."""
+        """The windows in order. Counts those that may exceed a slice, or `every` one."""
         windows = list(windows)
         asked = [window for window in windows if self.asks(window, every)]
         counted = {slice_.window: slice_ for slice_ in self._counted(asked)}
@@ -86,7 +88,7 @@ class Sizing:
         return measured
 
     def _by_day(self, window: Window) -> list[Slice]:
-        """Of a window that Twilio does not count; perhaps it was too large for that."""
+        """Cuts a window that Twilio did not count into days: it may be too large to count."""
         first, *others = cut(window, ceil((window.before - window.after) / _DAY))
         slices = [self._count(first)]
         if slices[0].attempts is None:
@@ -94,13 +96,13 @@ class Sizing:
         return [*slices, *self._counted(others)]
 
     def cut(self, measured: Iterable[Slice]) -> Iterator[Slice]:
-        """Slices of at most MOST_PAGES by the Summary, in order; it is asked a few slices ahead.
+        """Slices of at most MOST_PAGES by Twilio's count, in order; counts a few slices ahead.
 
-        By its count none has more than each chain's share of what is left: large ones come first,
-        and chains end together. What fits a slice can be cut without asking again.
+        No slice has more pages than one chain's share of what is left. So slices get smaller, and
+        all chains end together. A slice of at most MOST_PAGES is cut without counting its parts.
         """
         slices = list(measured)
-        # Skewed accounts are cut more than once. One whose counts make no sense not for ever.
+        # Uneven windows are cut more than once. The budget ends that if the counts make no sense.
         self._budget = 50 + 4 * sum(ceil(slice_.pages / USUAL_PAGES) for slice_ in slices)
         left = _pages(slices)
         for whole in slices:
@@ -109,16 +111,16 @@ class Sizing:
                 left -= slice_.pages
 
     def asks(self, window: Window, every: bool = False) -> bool:
-        """Whether Twilio is asked what there is in it."""
+        """Whether Twilio is asked to count this window."""
         is_large = may_exceed_slice(window, self._rate, self.client.page_size)
         return (every or is_large) and self._filters.are_summarised
 
     def requests(self, slices: Iterable[Slice]) -> int:
-        """About how many it takes to read them; one for each that was not counted."""
+        """About how many requests it takes to read the slices; 1 for a slice without a count."""
         found = 0
         for slice_ in slices:
             found += 1 if slice_.attempts is None else slice_.pages
-            if slice_.pages > MOST_PAGES:  # a Summary for each slice, and half a page at its end
+            if slice_.pages > MOST_PAGES:  # a Summary per slice, and half a page at its end
                 found += ceil(1.5 * slice_.pages / USUAL_PAGES) + self._concurrency
         return found
 
@@ -128,7 +130,7 @@ class Sizing:
             yield slice_
             return
         if self._budget < len(parts):
-            log.info("Twilio's counts make no sense; a slice is read as it is")
+            log.info("Twilio's counts make no sense; a slice is read without more cuts")
             yield slice_
             return
         self._budget -= len(parts)
@@ -162,7 +164,7 @@ class Sizing:
         return self._slice(window, summary.attempts)
 
     def _joined(self, before: Slice | None, slice_: Slice) -> Slice:
-        """Two neighbours as one; too many pages if their number is not known."""
+        """Two adjacent slices as one; with MOST_PAGES pages if one of them has no count."""
         if before is None:
             return slice_
         window = Window(before.window.after, slice_.window.before)
@@ -177,14 +179,14 @@ class Sizing:
 
 
 def _heedful(future: Future[Slice]) -> Slice:
-    """Its result. A signal that comes just before Python begins to wait does not end the wait."""
+    """Its result. Waits 1 s at a time: a signal just before a wait does not end that wait."""
     while not future.done():
         wait([future], timeout=1)
     return future.result()
 
 
 def _parts(slice_: Slice, pages: float) -> list[Slice]:
-    """The slice in parts of about so many pages, if Twilio has counted it."""
+    """Cuts the slice into parts of about `pages` pages; not at all if it has no count."""
     windows = cut(slice_.window, max(1, round(slice_.pages / pages)))
     if slice_.attempts is None or len(windows) == 1:
         return [slice_]

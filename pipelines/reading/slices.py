@@ -1,4 +1,4 @@
-"""Reads slices by threads, a bounded number ahead of loading. How they are cut: sizing."""
+"""Reads slices in threads, a bounded number of pages ahead of loading. Cutting: sizing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pipelines.twilio.decode import within
 from pipelines.twilio.filters import NO_FILTERS, Filters
 from pipelines.twilio.limits import SECOND
 
-PACKAGE_PAGES = 100  # at most; a load costs 0.2 CPU s whatever its size, so not many small ones
-ENOUGH_PAGES = PACKAGE_PAGES - MOST_PAGES  # to be loaded: with a slice more it is no larger
-_IDLE = 1.0  # seconds until the rate limit lets the next request through: time to load
+PACKAGE_PAGES = 100  # the most pages of a package; any load costs 0.2 CPU s, so avoid small ones
+ENOUGH_PAGES = PACKAGE_PAGES - MOST_PAGES  # load now: one more slice still fits
+_IDLE = 1.0  # load if the rate limit blocks requests for more seconds than this
 
 
 def batches(
@@ -30,13 +30,11 @@ def batches(
     concurrency: int = CONCURRENCY,
     progress: Progress | None = None,
 ) -> Iterator[list[SliceRead]]:
-    """Pages `concurrency` slices at a time, in order, and yields what is complete: a load package's
-    worth at a time.
+    """Reads `concurrency` slices at a time, in order; yields complete slices for one load package.
 
-    A batch counts as loaded when the next one is asked for. What is being read, or was and is
-    not loaded yet, is never more than 75 pages and 18 a chain: so much is in memory, and is read
-    again after a kill. When reading fails or is interrupted, all slices that are complete come
-    before the failure.
+    A batch counts as loaded when the caller asks for the next one. At most 75 pages plus 18 per
+    chain are being read, or are read but not loaded. So much is in memory, and is read again after
+    a kill. If reading fails or is interrupted, complete slices are yielded before the exception.
     """
     readers = _Readers(client, filters, concurrency, progress or Progress(client))
     try:
@@ -52,7 +50,7 @@ def batches(
 
 
 class _Chain:
-    """A slice that is being read, or was. `pages` are those it was counted to have, or has."""
+    """A slice that is being read or was read. `pages` is Twilio's count, later the real number."""
 
     def __init__(
         self, pool: ThreadPoolExecutor, read: Callable[[_Chain], SliceRead], slice_: Slice
@@ -62,7 +60,7 @@ class _Chain:
 
 
 class _Readers:
-    """Threads, and the slices that they read or have read and that are not loaded yet."""
+    """The threads, and their slices that are not loaded yet."""
 
     def __init__(
         self, client: Client, filters: Filters, concurrency: int, progress: Progress
@@ -71,7 +69,7 @@ class _Readers:
         self._most = ENOUGH_PAGES + USUAL_PAGES * concurrency
         self._pool = ThreadPoolExecutor(concurrency)
         self._stopped = threading.Event()
-        self._failure: Exception | None = None  # the first one: others are given up because of it
+        self._failure: Exception | None = None  # the first one: it makes the other chains end
         self._chains: list[_Chain] = []
         self._has_loaded = False
 
@@ -92,13 +90,16 @@ class _Readers:
                 self._progress.tick()
 
     def complete(self) -> list[SliceRead]:
-        """All that is complete and not loaded, whatever came in between."""
+        """All slices that are complete but not loaded, even if others failed."""
         reads = (chain.read for chain in self._chains if chain.read.done())
         return [read.result() for read in reads if not read.cancelled() and not read.exception()]
 
     def _is_time(self, ready: list[_Chain], following: Slice | None) -> bool:
-        """To load: it is enough for a package, or would be waited for at the end, or costs no
-        time because of the rate limit. A steady sync is one package: each scans all keys."""
+        """Whether to load now: there is enough for a package, or the rate limit blocks requests.
+
+        At the end less is enough, so that the last load is short. But a usual sync is one package,
+        because each load scans all keys.
+        """
         is_ending = self._has_loaded and not following
         enough = MOST_PAGES if is_ending else ENOUGH_PAGES
         return _pages(ready) >= enough or self._client.seconds_for(1) > _IDLE
@@ -108,13 +109,13 @@ class _Readers:
         return not held or held + slice_.pages <= self._most
 
     def stop(self) -> None:
-        """Not waiting for chains, each of which may be waiting for an answer: they end there."""
+        """Ends all chains after their current request. Does not wait for that."""
         self._stopped.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _ready(self) -> list[_Chain]:
-        """What is complete, up to a package of it; not only what nothing older is missing from,
-        or the slowest chain would keep what others have read in memory, and soon stop them."""
+        """Complete slices, up to a package. Older slices may still be incomplete: otherwise one
+        slow chain would keep all later slices in memory, and soon stop the other chains."""
         ready: list[_Chain] = []
         for chain in self._chains:
             if chain.read.done() and _pages(ready) < ENOUGH_PAGES:
@@ -129,7 +130,7 @@ class _Readers:
             return self._paged(chain)
         except Exception as error:
             self._failure = self._failure or error
-            self._stopped.set()  # by the thread itself: it would begin the next slice
+            self._stopped.set()  # set here: this thread would begin the next slice at once
             raise
 
     def _check_stopped(self) -> None:
@@ -137,7 +138,7 @@ class _Readers:
             raise Failure("given up, because the run has ended")
 
     def _paged(self, chain: _Chain) -> SliceRead:
-        """Asks a second wider on each side: whether the API includes its bounds is unknown."""
+        """Reads one slice. Asks for 1 s more on each side: the API may exclude its bounds."""
         window, read_at = chain.window, self._client.clock()
 
         def watch(pages: int, attempts: int) -> None:
@@ -147,7 +148,7 @@ class _Readers:
 
         after, before = window.after - SECOND, window.before + SECOND
         pages = self._client.read(after, before, self._filters, watch=watch)
-        chain.pages = len(pages)  # where it was not known, many were reckoned with
+        chain.pages = len(pages)  # the real number replaces the estimate
         attempts = [within(page.attempts, window.after, window.before) for page in pages]
         read = SliceRead(
             self._client.account_sid,

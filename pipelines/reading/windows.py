@@ -1,9 +1,9 @@
 """Which windows of created time are due: pure functions. No clock, no database, no request.
 
-An attempt is due when it is new, once more at each age of the schedule, and in a last call
-shortly before Twilio forgets it. A window read at `read_at` has served age `a` for every
-attempt in it that was at least `a` old by then; whatever no window has served is due. First
-sync, outage, crash, changed schedule and restored backup need no rule of their own.
+An attempt is due when it is new, again at each age of the schedule, and in a last call shortly
+before it is 30 days old. A window that was read at `read_at` has served age `a` for each of its
+attempts that was at least `a` old at `read_at`. Attempts that no window has served are due. So a
+first sync, an outage, a crash, a changed schedule and a restored backup need no special rule.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Window:
 
 
 class WindowsRead(NamedTuple):
-    """Windows that were read completely, a column each, ascending by `after`, in epoch seconds.
+    """Windows that were read completely, as three columns sorted by `after`, in epoch seconds.
 
-    `read_at` is the instant of a window's first request. Columns, because a sync every five
-    minutes leaves 43,000 of them within retention.
+    `read_at` is the time of a window's first request. Columns are fast: a sync every five minutes
+    leaves 43,000 windows within retention.
     """
 
     after: Ints
@@ -56,14 +56,15 @@ class WindowsRead(NamedTuple):
         return cls(*(column[order] for column in columns))
 
     def reach(self, default: int) -> int:
-        """The newest created time read. A run begins it last: about when one last succeeded."""
+        """The newest created time that was read, or `default`. A run starts the newest window last,
+        so this is about when a run last succeeded."""
         return int(np.max(self.before)) if len(self.before) else default
 
 
 def plan(read: WindowsRead, schedule: Sequence[timedelta], now: datetime) -> list[Window]:
     """The windows due at `now`: disjoint, ascending, within retention.
 
-    `schedule` are ages, ascending, beyond "new" and the last call, which are always there.
+    `schedule` holds the revisit ages, ascending. New attempts and the last call always count too.
     """
     oldest, newest = _retention(now)
     due: list[Span] = []
@@ -74,14 +75,14 @@ def plan(read: WindowsRead, schedule: Sequence[timedelta], now: datetime) -> lis
 
 
 def unread(read: WindowsRead, now: datetime) -> list[Window]:
-    """What is within retention at `now` and was not read even once, beyond the first window."""
+    """Windows within retention at `now` that were never read. Starts at the oldest window read."""
     oldest, newest = _retention(now)
     first = int(read.after[0]) if len(read.after) else newest
     return _windows(_uncovered((max(oldest, first), newest), read.after, read.before))
 
 
 def lost(read: WindowsRead, age: timedelta, now: datetime) -> list[Window]:
-    """Gaps: what has left retention since the newest read, never read at `age` or later."""
+    """Gaps: windows that left retention since the newest read, never read at `age` or later."""
     if not len(read.after):
         return []
     then = int(np.max(read.read_at)) - _span(RETENTION)
@@ -91,14 +92,14 @@ def lost(read: WindowsRead, age: timedelta, now: datetime) -> list[Window]:
 
 
 def remaining(read: WindowsRead, window: Window, since: datetime) -> list[Window]:
-    """What of `window` was not read since then."""
+    """The parts of `window` that were not read at or after `since`."""
     lately = read.read_at >= _seconds(since)
     whole = _seconds(window.after), _seconds(window.before)
     return _windows(_uncovered(whole, read.after[lately], read.before[lately]))
 
 
 def cut(window: Window, parts: int) -> list[Window]:
-    """The window in so many parts of one length, to the second; in fewer if it has no more."""
+    """The window in `parts` equal parts of whole seconds; in fewer if it has fewer seconds."""
     after, before = _seconds(window.after), _seconds(window.before)
     parts = min(parts, before - after)
     edges = [_instant(after + (before - after) * part // parts) for part in range(parts + 1)]
@@ -106,12 +107,13 @@ def cut(window: Window, parts: int) -> list[Window]:
 
 
 def _ages(schedule: Sequence[timedelta], interval: int) -> Iterator[tuple[int, int]]:
-    """In seconds: an age at which attempts are due, and that from which a read has served it.
+    """Pairs (age, served_from), in seconds: attempts are due at `age`, unless they were read at
+    age `served_from` or later. `interval` is the time since a run last succeeded.
 
-    The last call comes in an attempt's last day, or early where runs are sparser: in its last two
-    intervals, so that a run that comes late or fails leaves another before the attempt is gone.
-    Intervals that keep shrinking would make each run reason for a later one yet: until the last
-    day any read in the later half of what the oldest revisit leaves will do.
+    The last call comes in the last day of retention. If runs are rarer, it comes in the last two
+    intervals: then one run may be late or fail. With shorter and shorter intervals, each run would
+    make the last call later, and read again. So before the last day, any read in the second half of
+    the time from the oldest revisit to the end of retention is enough.
     """
     ages = [0, *map(_span, schedule)]
     retention, last_call = _span(RETENTION), _span(RETENTION - LAST_CALL)
@@ -123,22 +125,22 @@ def _ages(schedule: Sequence[timedelta], interval: int) -> Iterator[tuple[int, i
 
 
 def _retention(now: datetime) -> Span:
-    """What can be read at `now`; the running second is not over yet."""
+    """The created time that can be read at `now`. The current second is left out: not over yet."""
     return _seconds(now - RETENTION), _seconds(now) - 1
 
 
 def _uncovered(whole: Span, starts: Ints, ends: Ints) -> Iterator[Span]:
-    """What of `whole` no `(start, end]` covers; `starts` ascend, some spans may be empty."""
+    """The parts of `whole` that no `(start, end]` covers. `starts` ascend; spans may be empty."""
     after, before = whole
     some = (starts < ends) & (ends > after) & (starts < before)
-    covered = np.maximum.accumulate(np.append(after, ends[some]))  # up to here, before each start
+    covered = np.maximum.accumulate(np.append(after, ends[some]))  # up to each start
     starts = np.append(starts[some], before)
     for place in np.flatnonzero(starts > covered):
         yield int(covered[place]), int(starts[place])
 
 
 def _windows(spans: Iterable[Span]) -> list[Window]:
-    """The union of the spans."""
+    """The union of the spans, ascending."""
     union: list[Span] = []
     for after, before in sorted(spans):
         if union and after <= union[-1][1]:
@@ -148,7 +150,7 @@ def _windows(spans: Iterable[Span]) -> list[Window]:
 
 
 def _seconds(instant: datetime) -> int:
-    """Whole seconds, like created times and the API's dates: bounds never cut through one."""
+    """Epoch seconds, rounded down: created times and the API's dates have whole seconds only."""
     return int(instant.timestamp() // 1)
 
 

@@ -1,1 +1,1 @@
-"""The API: requests, pacing, retries, pages, decoding. Knows no schedule and no warehouse."""
+"""The Twilio API: requests, pacing, retries, pages, decoding. Schedule: reading."""

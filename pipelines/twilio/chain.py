@@ -1,4 +1,4 @@
-"""Checks each `next_page_url` of a chain before it is followed. Sends nothing itself."""
+"""Checks each `next_page_url` before the client follows it. Sending: transport."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.twilio.query import DATES, ListQuery
 
 
 class Chain:
-    """The links of one list, from the first page to the end."""
+    """Checks the page links of one list request, from its first page to its last."""
 
     def __init__(self, query: ListQuery, base: SplitResult) -> None:
         self._asked, self._base = query.parameters(), base
@@ -22,9 +22,10 @@ class Chain:
         self._sids: set[str] = set()
 
     def after(self, page: Page) -> str | None:
-        """The URL of the page after `page`, the one read last; None at the end.
+        """The URL of the next page; `page` is the one read last. None after the last page.
 
-        Raises Failure unless it goes on with what was asked, of the same host, towards an end.
+        Raises Failure if the URL leads to another host, changes a parameter of the request, or
+        repeats earlier pages.
         """
         url = page.next_page_url
         if url is None or url == "":
@@ -35,45 +36,45 @@ class Chain:
                 raise ValueError
             leads_away = origin(parts) != origin(self._base)
         except ValueError:
-            raise _misled("is no address") from None
+            raise _misled("is not a URL") from None
         if leads_away:
             where = f"{parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
             raise _misled(
-                f"leads away from {self._base.scheme}://{self._base.netloc} to {where}, where the "
-                "credentials do not belong"
+                f"leads away from {self._base.scheme}://{self._base.netloc} to {where}, and "
+                "credentials must not be sent there"
             )
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
         for name in given.keys() & {*PARAMETERS, *DATES}:
             if not _same(name, self._asked.get(name), given[name]):
-                raise _misled(f"changes {name}, so what follows is not what was asked for")
+                raise _misled(f"changes {name}, so it does not continue the requested list")
         self._check_progress(given, page.sids)
         return url
 
     def _check_progress(self, given: dict[str, str], sids: AbstractSet[str]) -> None:
-        # Without its number, so that a chain cannot go round while counting on.
+        # Leave out the page number: it could go on counting while the pages repeat.
         link = tuple(sorted((name, value) for name, value in given.items() if name != "Page"))
         if link in self._links:
-            raise _misled("leads in a circle, so the end of the list is out of reach")
+            raise _misled("leads in a circle, so the list would never end")
         if sids and sids <= self._sids:
-            raise _misled("loops: a page brought only attempts of earlier ones")
+            raise _misled("loops: the last page has only attempts of earlier pages")
         self._links.add(link)
         self._sids |= sids
 
 
 def _misled(how: str) -> Failure:
     return Failure(
-        f"next_page_url {how}; nothing of this list is recorded: run again, and if it stays so, "
-        "report it to Twilio"
+        f"next_page_url {how}; nothing of this list is stored: run again, and report it to Twilio "
+        "if it happens again"
     )
 
 
 def origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    """What credentials are for; ports by their schemes."""
+    """Scheme, host and port, which credentials belong to. Without a port, the scheme's default."""
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _same(name: str, asked: str | None, given: str) -> bool:
-    """Whether a parameter means the same, in whatever spelling the API gives it back."""
+    """Whether the link has the value that was sent. The API may spell it differently."""
     if asked is None or name not in DATES:
         return asked is not None and asked.lower() == given.lower()
     try:

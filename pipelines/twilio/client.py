@@ -1,4 +1,4 @@
-"""The three endpoints: list, fetch, summary. How a request is sent: transport."""
+"""The three endpoints: list, fetch, summary. Sending a request: transport."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from pipelines.twilio.pacing import Pacer
 from pipelines.twilio.query import ListQuery
 from pipelines.twilio.transport import ApiError, TooHeavy, Transport
 
-_SMALL_PAGE = 50  # the API's default; pages of this size have not been seen to be too heavy
+_SMALL_PAGE = 50  # the API's default; so far no page of this size was too heavy
 HEAVY_TRIES = 3
-_RESTARTS = 5  # of a slice whose page tokens are refused
+_RESTARTS = 5  # times that a slice starts again after refused page tokens
 _KEYS_TOLD = 20
-_UNHEARD_OF = 10**10  # attempts in 30 days
+_UNHEARD_OF = 10**10  # attempts in 30 days: a larger total is an error
 _LIST = "/v2/Attempts"
 
 log = logging.getLogger("verify_sync")
 
 
 class Summary(NamedTuple):
-    """Twilio's own totals over a window."""
+    """Twilio's own totals for a window."""
 
     attempts: int
     converted: int
@@ -45,9 +45,9 @@ class Summary(NamedTuple):
 class Client:
     """Reads one account's attempts; a context manager. Thread-safe.
 
-    Never sends credentials but to `base_url`, nor more requests than `pacer` lets through
-    (default: 100 a minute, this client's alone). Leaving it ends whatever its threads still wait
-    for. Raises Misuse for a base_url or a page_size that is none.
+    Sends credentials only to `base_url`, and only as many requests as `pacer` allows (default:
+    100 a minute, counting only this client). On exit, threads that still wait get a Failure.
+    Raises Misuse for an invalid base_url or page_size.
     """
 
     def __init__(
@@ -87,11 +87,12 @@ class Client:
         limit: int | None = None,
         watch: Callable[[int, int], None] = lambda *_: None,
     ) -> list[Page]:
-        """The attempts created in the window, to the end of the chain of pages or `limit` attempts.
+        """The pages of attempts created in the window: all, or enough pages for `limit` attempts.
 
-        Whether the API includes the bounds is not documented. Pages may hold an attempt twice.
-        `watch` is told after each page how many pages and attempts there are: fewer on a restart.
-        Raises Failure (or one of transport's) if the end cannot be reached.
+        Twilio does not document whether it includes the bounds. Two pages may hold the same
+        attempt. After each page `watch` is called with the number of pages and of attempts so far.
+        Both start from 0 again on a restart. Raises Failure (or a subclass of it from transport)
+        if the last page cannot be reached.
         """
         query, restarts = ListQuery(after, before, filters), 0
         size = min(self.page_size, limit or self.page_size)
@@ -102,18 +103,18 @@ class Client:
                 restarts += 1
                 if restarts > _RESTARTS:
                     raise refused.error from None
-                log.info("a page token was refused; its slice starts again")
+                log.info("Twilio refused a page token; its slice starts again")
             except TooHeavy as failure:
                 size = max(size // 2, _SMALL_PAGE)
-                log.info("%s; its slice starts again with %d a page", failure, size)
+                log.info("%s; its slice starts again with %d attempts a page", failure, size)
 
     def fetch(self, sid: str) -> Page:
-        """One attempt by its SID. Raises ApiError 404 when unknown or older than 30 days."""
+        """One attempt by its SID. Raises ApiError (404) if it is unknown or older than 30 days."""
         body = self._transport.get(
             f"{self._list}/{sid}", {}, lambda content: read_object(content, "an attempt")
         )
         if str(body.get("sid")).lower() != sid.lower():
-            raise Failure(f"Twilio answered with something else than attempt {sid}")
+            raise Failure(f"Twilio answered with something other than attempt {sid}; run again")
         page = decode([body], self.clock())
         self._check(ListQuery(), page)
         return page
@@ -125,24 +126,24 @@ class Client:
         filters: Filters = NO_FILTERS,
         heavy_tries: int | None = None,
     ) -> Summary:
-        """Twilio's totals for the window. It ignores `to`, `verification_sid` and `status`.
+        """Twilio's totals for the window. The API ignores `to`, `verification_sid` and `status`.
 
-        Raises TooHeavy after so many tries, if a smaller window may be answered.
+        Raises TooHeavy after `heavy_tries` 5xx or timeouts in a row: a smaller window may work.
         """
         parameters = ListQuery(after, before, filters).parameters()
         url = f"{self._list}/Summary"
         return self._transport.get(url, parameters, _read_summary, heavy_tries)
 
     def minute(self) -> int:
-        """Requests that count towards the limit by now: those of the last minute."""
+        """The number of requests in the last minute: they count towards the rate limit."""
         return self._pacer.taken()
 
     def seconds_for(self, requests: int) -> float:
-        """The least time until so many more requests have been let through."""
+        """The least number of seconds in which the rate limit allows `requests` more requests."""
         return self._pacer.seconds_for(requests)
 
     def _chain(self, query: ListQuery, page_size: int) -> Iterator[Page]:
-        """The pages of one chain, each checked. `page_size` is its whole length the same."""
+        """The pages of one chain, each checked. All have the same `page_size`."""
         chain = Chain(query, self._transport.base)
         parameters = {**query.parameters(), "PageSize": str(page_size)}
         url: str | None = self._list
@@ -155,7 +156,8 @@ class Client:
     def _page(
         self, query: ListQuery, url: str, parameters: Mapping[str, str], page_size: int
     ) -> Page:
-        """One page; outages are waited out. TooHeavy: a small one is answered where it is not."""
+        """One page; waits out an outage. Raises TooHeavy if a page of this size fails, but Twilio
+        answers a small one."""
         heavy_tries = HEAVY_TRIES if page_size > _SMALL_PAGE else None
         try:
             try:
@@ -165,7 +167,7 @@ class Client:
                     raise
             return self._transport.get(url, parameters, self._read_page, heavy_tries)
         except ApiError as error:
-            if not parameters and error.status in (400, 404, 410):  # a token's URL, as it was given
+            if not parameters and error.status in (400, 404, 410):  # a next_page_url with its token
                 raise _RefusedToken(error) from None
             raise
 
@@ -173,7 +175,7 @@ class Client:
         return read_page(content, self.clock())
 
     def _small_page_comes(self, query: ListQuery) -> bool:
-        """Whether a small page is answered where a large one is not; if neither, waits for one."""
+        """Whether Twilio answers a small page. If not, this is an outage: waits until it does."""
         parameters = {**query.parameters(), "PageSize": str(_SMALL_PAGE)}
         try:
             self._transport.get(self._list, parameters, self._read_page, heavy_tries=1)
@@ -199,7 +201,7 @@ class Client:
 
 
 class _RefusedToken(Exception):
-    """A page token, expired or unknown: its chain ends here, but another may be begun."""
+    """Twilio refused a page token (expired or unknown). The list can start again."""
 
     def __init__(self, error: ApiError) -> None:
         super().__init__(str(error))
@@ -207,7 +209,7 @@ class _RefusedToken(Exception):
 
 
 def _first(limit: int | None, pages: Iterable[Page]) -> Iterator[Page]:
-    """Pages up to the one that makes it `limit` attempts."""
+    """Pages until they hold `limit` attempts; all pages if it is None."""
     sids: set[str] = set()
     for page in pages:
         yield page

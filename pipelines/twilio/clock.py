@@ -1,4 +1,4 @@
-"""The present of a run, compared with Twilio's clock. Does not wait."""
+"""The clock of a run, compared with Twilio's clock. Waiting: pacing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ TOLERANCE = timedelta(seconds=60)
 
 
 class Clock:
-    """A run's present: `start`, which is now, plus the time elapsed since; never the same twice.
+    """The time of a run: `start` (now) plus the time since. Each call returns a later instant.
 
-    Of two copies of an attempt the one with the later instant wins, so pages need an order even
-    where the machine's clock is coarse; and a clock set back during a run does not disturb it.
+    Of two copies of an attempt, the one read later wins. So two pages must not have the same
+    instant, even if the machine's clock is coarse. Setting that clock back does not disturb a run.
     """
 
     def __init__(self, start: datetime) -> None:
@@ -32,26 +32,26 @@ class Clock:
             return self._last
 
     def check(self, date: str | None, seconds: float) -> None:
-        """Compares with the `Date` of an answer that took `seconds`, if it has one.
+        """Compares this clock with `date`, the `Date` header of an answer that took `seconds`.
 
-        Raises Failure when they differ by more than a minute: a clock that is ahead would have
-        time recorded as read that has not been yet.
+        Raises Failure if they differ by more than a minute: with a clock that is ahead, the run
+        would record future time as read. Without a `Date` there is no check.
         """
         theirs = instant_of(date)
         if theirs is None:
             return
-        # The machine's clock as it stands, because this one lags after the machine has slept.
+        # Read the machine's clock: the clock of the run lags behind after the machine has slept.
         machine = datetime.fromtimestamp(time.time() + self._machine, theirs.tzinfo)
         ahead = max(machine, self()) - theirs - timedelta(seconds=seconds)
         if ahead > TOLERANCE or theirs - machine > TOLERANCE:
             raise Failure(
-                f"this machine's clock says {machine:%F %T} UTC and Twilio's {theirs:%F %T}: "
-                "set it right and run again; nothing that was read by it is recorded"
+                f"this machine's clock says {machine:%F %T} UTC, Twilio's says {theirs:%F %T}: "
+                "correct the machine's clock and run again; nothing read with it is recorded"
             )
 
 
 def instant_of(date: str | None) -> datetime | None:
-    """An HTTP date, aware; None if it is none."""
+    """An HTTP date as an aware datetime; None if it is missing or invalid."""
     try:
         parsed = parsedate_to_datetime(date) if date else None
     except (ValueError, TypeError, IndexError, OverflowError):

@@ -1,14 +1,14 @@
 """The keys of an attempt in the API's JSON, and their Arrow columns. Parsing: decode.
 
-Each key is a column of the raw table. For a new one, raise LAYOUT in warehouse.upgrade: then older
-warehouses are given that column.
+Each key is a column of the raw table. If you add a key, raise LAYOUT in warehouse.upgrade: older
+warehouses then get the new column.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-# Keys of an attempt in the API's JSON, by where they stand.
+# Keys of an attempt in the API's JSON: at the top level, and in nested objects.
 TOP = (
     "sid", "account_sid", "service_sid", "verification_sid", "date_created", "date_updated",
     "conversion_status", "channel", "url",

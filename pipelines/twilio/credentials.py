@@ -1,4 +1,4 @@
-"""Account SID and key, checked to be complete. Where they are looked for: settings."""
+"""Account SID and key, checked to be complete. Reading the configuration: settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VARIABLES = {part: f"TWILIO_{part.upper()}" for part in PARTS}
 
 @dataclass(frozen=True)
 class Credentials:
-    """HTTP basic auth: account SID + auth token, or API key + secret. `names` go into errors."""
+    """HTTP basic auth: account SID + auth token, or API key + secret. Errors quote `names`."""
 
     account_sid: str
     username: str = field(repr=False)
@@ -33,17 +33,17 @@ class Credentials:
     ) -> Credentials:
         """Checks that the parts make one complete pair; raises Misuse saying what is missing.
 
-        `names` are those under which the parts were given.
+        `names` maps each part to the name of its setting, for errors.
         """
         for part, value in (("account_sid", account_sid), ("api_key", api_key)):
             if value and not re.fullmatch(_SID[part], value):
                 raise Misuse(f"{names[part]} is not {_SID[part][:2]} followed by 32 hex digits")
         for part, value in (("auth_token", auth_token), ("api_secret", api_secret)):
             if value and not (value.isascii() and value.isprintable()):
-                raise Misuse(f"{names[part]} holds characters that no token or secret has")
+                raise Misuse(f"{names[part]} has invalid characters: copy it again")
         if not account_sid:
             raise Misuse(
-                "TWILIO_ACCOUNT_SID is not set; it says whose attempts the warehouse holds"
+                "TWILIO_ACCOUNT_SID is not set; set it to the account whose attempts you want"
             )
         for secret in (auth_token, api_secret):
             keep_secret(secret or "")
@@ -58,6 +58,6 @@ class Credentials:
 
 
 def other_account(found: Iterable[str | None], account_sid: str) -> str | None:
-    """An account among `found` that is another one; values that are no account's SID are none."""
+    """The first account SID in `found` that is not `account_sid`; None if there is none."""
     sids = (sid for sid in found if sid and re.fullmatch(_SID["account_sid"], sid, re.IGNORECASE))
     return next((sid for sid in sids if sid.lower() != account_sid.lower()), None)

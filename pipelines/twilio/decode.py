@@ -1,8 +1,8 @@
-"""JSON pages to Arrow tables: values as text, instants as timestamps. Sends nothing.
+"""Turns JSON pages into Arrow tables: values as text, instants as timestamps. Sending: transport.
 
-Nothing the API says is dropped or guessed at: a key nobody knows is kept in `extra`, a known key
-with a surprising type is kept as its JSON text. A page without surprises is parsed by Arrow, which
-costs a third of going through Python objects and leaves the interpreter to other threads.
+No value is dropped or guessed. A key without a column goes into `extra`. A known key with an
+unexpected type is stored as JSON text. Arrow itself parses pages with only documented keys and
+types: this costs a third of going through Python objects, and other threads can run meanwhile.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipelines.errors import Unreadable
 from pipelines.twilio.columns import ATTEMPTS, INSTANTS, NESTED, NUMBERS, REJECTED, TIMESTAMP, TOP
 
 _DATED = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:")
-_LONG_NUMBER = re.compile(rb"[\[:,]\s*-?\d{19}")  # orjson makes a float of it, which is another
+_LONG_NUMBER = re.compile(rb"[\[:,]\s*-?\d{19}")  # orjson rounds it to a float
 _FIRST = pa.scalar(datetime(1, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
 _KEYS = frozenset((*TOP, *NESTED))
 _NESTED_KEYS = {name: frozenset(keys) for name, keys in NESTED.items()}
@@ -35,7 +35,7 @@ Attempt = dict[str, Any]
 
 
 def _records(numbers: Sequence[str] = ()) -> pa.DataType:
-    """An attempt as a struct: text, but for the keys that are `numbers`."""
+    """The Arrow type of an attempt: a struct of text, with int64 for the keys in `numbers`."""
 
     def typed(keys: Sequence[str]) -> list[tuple[str, pa.DataType]]:
         return [(key, pa.int64() if key in numbers else pa.string()) for key in keys]
@@ -58,10 +58,10 @@ _PAGE = pj.ParseOptions(
 
 @dataclass(frozen=True)
 class Page:
-    """A page: its attempts, what of it could not be one, and what follows.
+    """A page: its attempts, its rejected rows, and the link to the next page.
 
-    `attempts` is a table of `columns.ATTEMPTS` and `rejected` one of `columns.REJECTED`. `sids` are
-    those of `attempts`, each once; `unknown_keys` are those kept in `extra`.
+    `attempts` has the schema `columns.ATTEMPTS`, and holds each SID once. `rejected` has the
+    schema `columns.REJECTED`. `sids` are the SIDs of `attempts`. `unknown_keys` went to `extra`.
     """
 
     attempts: pa.Table
@@ -72,7 +72,7 @@ class Page:
 
 
 def read_page(content: bytes, read_at: datetime) -> Page:
-    """A list response's body. Raises Unreadable when it is not a page of attempts."""
+    """Decodes a list response's body. Raises Unreadable if it is not a page of attempts."""
     found = _usual_page(content, read_at)
     if found is not None:
         return found
@@ -84,7 +84,7 @@ def read_page(content: bytes, read_at: datetime) -> Page:
 
 
 def read_object(content: bytes, what: str) -> dict[str, Any]:
-    """A body that is a JSON object. Raises Unreadable when it is not `what`."""
+    """Parses a body. Raises Unreadable if it is not a JSON object; the message calls it `what`."""
     try:
         body = _odd_json(content) if _LONG_NUMBER.search(content) else orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -95,12 +95,12 @@ def read_object(content: bytes, what: str) -> dict[str, Any]:
 
 
 def _usual_page(content: bytes, read_at: datetime) -> Page | None:
-    """The page, if it has just the documented keys and types and no attempt twice."""
+    """The page, parsed by Arrow. None if it has undocumented keys or types, or duplicates."""
     if not content.startswith(b"{"):
-        return None  # Arrow takes an object for granted
+        return None  # Arrow does not check that this is an object
     options = pj.ReadOptions(use_threads=False, block_size=len(content) + 1)
     try:
-        content.decode()  # nor does it look whether text is UTF-8
+        content.decode()  # Arrow does not check that text is UTF-8
         page = pj.read_json(pa.BufferReader(content), options, _PAGE)
     except (UnicodeDecodeError, pa.ArrowInvalid):
         return None
@@ -113,7 +113,7 @@ def _usual_page(content: bytes, read_at: datetime) -> Page | None:
         return None
     table = _table(records, pa.nulls(len(records), pa.string()), read_at)
     following = metas[0]["next_page_url"]
-    # Arrow makes null of what is missing, too, and that would be the end of the chain.
+    # Arrow also returns null if the key is missing. Only a null that Twilio sent ends the list.
     is_told = following is not None or b'"next_page_url"' in content
     if table["date_created"].null_count or not is_told:
         return None
@@ -121,7 +121,7 @@ def _usual_page(content: bytes, read_at: datetime) -> Page | None:
 
 
 def decode(attempts: Sequence[Any], read_at: datetime, next_page_url: Any = None) -> Page:
-    """The API's attempts, whatever they look like; of doubles among them the last one stays."""
+    """Decodes attempts of any shape. Of duplicates the last is kept; unusable rows are rejected."""
     whole = [row for row in attempts if _reason(row) is None]
     try:
         records = pa.array(whole, _USUAL)
@@ -166,7 +166,7 @@ def within(table: pa.Table, after: datetime, before: datetime) -> pa.Table:
 
 
 def _reason(row: Any) -> str | None:
-    """Why a row of a page cannot be an attempt; None if it can."""
+    """Why a row of a page is not an attempt; None if it is one."""
     if not isinstance(row, dict):
         return "not an object"
     sid = row.get("sid")
@@ -182,7 +182,7 @@ def _as_text(row: Attempt) -> Attempt:
 
 
 def _object(row: Attempt, name: str) -> Attempt:
-    """A nested object; a bare price is its value."""
+    """The nested object `name`, or {}. A price that is a bare value becomes {"value": price}."""
     value = row.get(name)
     if isinstance(value, dict):
         return value
@@ -196,12 +196,12 @@ def _text(value: Any) -> str | None:
 def _json(value: Any) -> str:
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
-    except TypeError:  # it reads deeper nests than it writes
+    except TypeError:  # orjson reads deeper nesting than it writes
         return '"nested too deeply to keep"'
 
 
 def _extra(row: Attempt) -> Attempt | None:
-    """What has no column, by dotted path; None when there is nothing."""
+    """The values that have no column, by dotted path; None if there are none."""
     found = {key: row[key] for key in row.keys() - _KEYS}
     for name, keys in _NESTED_KEYS.items():
         part = _object(row, name)
@@ -212,9 +212,9 @@ def _extra(row: Attempt) -> Attempt | None:
 
 
 def _odd_json(content: bytes) -> Any:
-    """JSON as no more than the grammar asks: half a character, numbers beyond 64 bits.
+    """Parses JSON that orjson cannot store: lone surrogates, numbers beyond 64 bits.
 
-    The first becomes U+FFFD, the second text. None if it is not even that.
+    A lone surrogate becomes U+FFFD, such a number becomes text. None if it is not JSON at all.
     """
     try:
         return _storable(json.loads(content, parse_constant=_refuse))
@@ -243,11 +243,11 @@ def _instants(texts: pa.Array) -> pa.Array:
         instants = texts.cast(TIMESTAMP)
     except pa.ArrowInvalid:
         return pa.array([_instant(text) for text in texts.to_pylist()], TIMESTAMP)
-    return pc.if_else(pc.less(instants, _FIRST), None, instants)  # Arrow knows a year 0
+    return pc.if_else(pc.less(instants, _FIRST), None, instants)  # Arrow accepts a year 0
 
 
 def _instant(text: str | None) -> datetime | None:
-    """Other spellings of a date than the documented one; None if it is none, or half a one."""
+    """Parses other date formats than the documented one; None if it is not a date with a time."""
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The rate limit, kept by all threads and runs together. Sends nothing itself."""
+"""The rate limit, shared by all threads and runs. Sending: transport."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 from pipelines.errors import Failure, Misuse, advised
 
 WINDOW = 60.0  # seconds over which the API counts requests
-_DRIFT = 0.1  # seconds
-_TOLD = 1.0  # a wait of so many seconds is worth a line in the log
+_DRIFT = 0.1  # seconds that the machine's clock may be ahead of ours
+_TOLD = 1.0  # seconds; shorter waits are not logged
 
 log = logging.getLogger("verify_sync")
 
 
 class Pacer:
-    """At most `limit` requests in any trailing minute; a context manager.
+    """At most `limit` requests in any 60 seconds; a context manager.
 
-    A request holds one of `limit` slots from before it is sent until a minute after its answer
-    has ended: whenever the server counted it, in between, the minute around that is covered. Slots
-    are kept in the SQLite file `path`, so that the next run knows them; without a path, in memory.
-    Limiters there are stamp a request once, when it is sent, and so breach the limit by jitter.
+    A request holds one of `limit` slots, from before it is sent until 60 seconds after the end of
+    its answer. So the limit holds, no matter when in between the server counts the request. Slots
+    are stored in the SQLite file `path`, so that the next run knows them; without a path, in
+    memory. Other limiters count a request once, when it is sent, and so exceed it by jitter.
     """
 
     def __init__(self, limit: int, path: Path | None = None) -> None:
@@ -36,7 +36,7 @@ class Pacer:
         self._closed = threading.Event()
         self._in_flight: set[int] = set()
         self._told_until = 0.0
-        # The wall clock, for the next run's sake, but one that nobody sets while this one lasts.
+        # Wall time, because the next run needs it; advanced by a clock that nobody can set.
         self._started = time.time() - time.monotonic()
         try:
             self._slots = self._opened()
@@ -50,19 +50,19 @@ class Pacer:
         self.close()
 
     def close(self) -> None:
-        """Whoever waits for a slot gets a Failure, at once."""
+        """Threads that wait for a slot or a retry get a Failure at once."""
         self._closed.set()
         with self._lock:
             self._slots.close()
 
     def pause(self, seconds: float) -> None:
-        """Waits, unless closed meanwhile. Raises Failure then."""
+        """Waits for `seconds`. Raises Failure if `close` is called meanwhile."""
         if self._closed.wait(seconds):
             raise Failure("given up, because the run has ended")
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Waits until a request may be sent; the block sends it and takes all of the answer."""
+        """Waits until a request may be sent. The block sends it and reads the whole answer."""
         number = self._take()
         try:
             yield
@@ -70,21 +70,21 @@ class Pacer:
             self._release(number)
 
     def taken(self) -> int:
-        """Slots that are taken: the requests of the last minute, by whichever run."""
+        """The number of slots in use: requests of the last minute, of all runs."""
         return len(self._freed())
 
     def seconds_for(self, requests: int) -> float:
-        """The least time until so many more requests have had a slot."""
+        """The least number of seconds until `requests` more requests have had a slot."""
         freed = self._freed()[-self._limit :]
         free = self._limit - len(freed)
         if requests <= free:
             return 0.0
-        freed += [WINDOW] * free  # those that are taken now
+        freed += [WINDOW] * free  # free slots: taken now, they are free again in a minute
         rounds, place = divmod(requests - free - 1, self._limit)
         return rounds * WINDOW + freed[place]
 
     def _freed(self) -> list[float]:
-        """For each slot that is taken the seconds until it is free, soonest first."""
+        """For each slot in use, the seconds until it is free; soonest first."""
         with self._transaction() as slots:
             now = self._now()
             query = "select free_at from slots where free_at > ? order by free_at"
@@ -99,7 +99,7 @@ class Pacer:
             self.pause(wait)
 
     def _claim(self) -> tuple[int | None, float]:
-        """A slot, or how long there will certainly be none."""
+        """A slot's number and 0, or None and the seconds to wait before the next try."""
         with self._transaction() as slots:
             now = self._now()
             own = ",".join(map(str, self._in_flight))
@@ -109,14 +109,14 @@ class Pacer:
                 query = "select free_at from slots order by free_at limit 1 offset ?"
                 (free_at,) = slots.execute(query, [taken - self._limit]).fetchone()
                 return None, min(max(free_at - now, 0.01), WINDOW)
-            # Before it is sent, as if it took the longest: a killed run's requests count too.
+            # Store the slot before the request, for the longest time: after a kill it still counts.
             row = slots.execute("insert into slots (free_at) values (?)", [now + 2 * WINDOW])
             number = row.lastrowid or 0
             self._in_flight.add(number)
             return number, 0.0
 
     def _release(self, number: int) -> None:
-        if self._closed.is_set():  # it stays taken, like a killed run's
+        if self._closed.is_set():  # the slot stays in use, as after a kill
             return
         with self._transaction() as slots:
             self._in_flight.discard(number)
@@ -137,8 +137,8 @@ class Pacer:
                 raise self._unusable(error) from error
 
     def _catch_up(self) -> None:
-        """After the machine has slept or its clock was set forward, so are the slots: the next run
-        goes by that clock, and would find them long free."""
+        """Moves all slots forward if the machine has slept or its clock was set forward. The next
+        run reads that clock, and would find the slots free too early."""
         behind = time.time() - self._now()
         if behind > _DRIFT:
             self._started += behind
@@ -152,7 +152,7 @@ class Pacer:
             return self._prepared(str(self._path))
         except sqlite3.OperationalError:
             raise
-        except sqlite3.DatabaseError:  # not SQLite's any more, say after a power cut
+        except sqlite3.DatabaseError:  # the file is damaged, for example by a power cut
             self._path.unlink()
             return self._prepared(str(self._path))
 
@@ -161,9 +161,9 @@ class Pacer:
             database, timeout=WINDOW, isolation_level=None, check_same_thread=False
         )
         try:
-            slots.execute("pragma synchronous = off")  # it has a minute's worth, and no more
+            slots.execute("pragma synchronous = off")  # no fsync: the file covers only one minute
             slots.execute("create table if not exists slots (id integer primary key, free_at real)")
-            # Of requests in flight when their run was killed, and of a clock that was ahead.
+            # Shorten slots of requests that a kill interrupted, or of a clock that was ahead.
             latest = self._now() + WINDOW
             slots.execute("update slots set free_at = ? where free_at > ?", [latest, latest])
         except BaseException:
@@ -175,13 +175,13 @@ class Pacer:
         return self._started + time.monotonic()
 
     def _tell(self, wait: float) -> None:
-        """Once for all threads that wait for the same slots."""
+        """Logs the wait: one line for all threads that wait for the same slots."""
         with self._lock:
             now = self._now()
             known, self._told_until = now < self._told_until, max(self._told_until, now + wait)
         if wait >= _TOLD and not known:
-            log.info("%d requests a minute are the limit: waiting %.0f s", self._limit, wait)
+            log.info("rate limit (%d requests a minute) reached: waiting %.0f s", self._limit, wait)
 
     def _unusable(self, error: Exception) -> Failure:
         why = advised(str(error))
-        return Failure(f"{self._path}, which keeps the rate limit, cannot be used: {why}")
+        return Failure(f"{self._path}, the file of the rate limit, cannot be used: {why}")

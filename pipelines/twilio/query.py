@@ -1,4 +1,4 @@
-"""The parameters of a list request, and whether the answer fits them. Sends nothing itself."""
+"""The parameters of a list request, and the check of its answer. Sending: transport."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DATES = ("DateCreatedAfter", "DateCreatedBefore")
 
 @dataclass(frozen=True)
 class ListQuery:
-    """The window and the filters of a list. Bounds are aware; None = open."""
+    """The window and the filters of a list request. Bounds are aware; None = open."""
 
     after: datetime | None = None
     before: datetime | None = None
     filters: Filters = NO_FILTERS
 
     def parameters(self) -> dict[str, str]:
-        """Whole seconds that hold the window: fractions widen it."""
+        """The query parameters. Bounds are whole seconds, rounded outwards."""
         bounds = {}
         if self.after is not None:
             bounds["DateCreatedAfter"] = format_instant(self.after)
@@ -34,7 +34,7 @@ class ListQuery:
         return {**self.filters.parameters(), **bounds}
 
     def check(self, attempts: pa.Table) -> None:
-        """Raises Failure for attempts of another window or filter than was asked for."""
+        """Raises Failure for an attempt outside the window by over 2 s, or excluded by a filter."""
         _check_filters(self.filters, attempts)
         if not attempts.num_rows:
             return
@@ -42,33 +42,33 @@ class ListQuery:
         early = self.after is not None and created["min"] < self.after - 2 * SECOND
         if early or (self.before is not None and created["max"] > self.before + 2 * SECOND):
             raise Failure(
-                "Twilio answered with attempts of another time than was asked for: it ignores "
-                "DateCreatedAfter or DateCreatedBefore, so nothing of this list is recorded; "
+                "Twilio answered with attempts outside the requested window: it ignores "
+                "DateCreatedAfter or DateCreatedBefore, so nothing of this list is stored; "
                 "report it to Twilio"
             )
 
 
 def format_instant(instant: datetime) -> str:
-    """Whole-second UTC as the API wants it, `2026-11-23T04:00:00Z`; refuses naive datetimes."""
+    """Whole-second UTC as the API wants it, `2026-11-23T04:00:00Z`. Raises ValueError if naive."""
     if instant.tzinfo is None:
         raise ValueError("a datetime without a zone means a different instant on every machine")
     return instant.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _check_filters(filters: Filters, attempts: pa.Table) -> None:
-    """Raises Failure for an attempt that was not asked for: the API ignores what it does not know,
-    and would answer a filter that it no longer knows with everything.
+    """Raises Failure for an attempt that does not match the filters.
 
-    A missing value is no contradiction.
+    The API ignores parameters that it does not know. If it drops a filter, it answers with all
+    attempts. An attempt without a value for the filter passes.
     """
     for parameter, column, wanted in filters.columns():
         found = pc.utf8_lower(attempts[column])
-        # A destination may come with its channel, as in whatsapp:+…
+        # A destination may start with its channel, as in whatsapp:+…
         is_other = pc.invert(pc.ends_with(found, wanted.lower()))
         others = attempts.filter(is_other)  # drops nulls too
         if others.num_rows:
             raise Failure(
-                f"Twilio answered with attempt {others['sid'][0]}, which is not of the "
-                f"{parameter} that was asked for: it ignores that filter, so nothing of this "
-                "list is recorded; do without the filter, or report it to Twilio"
+                f"Twilio answered with attempt {others['sid'][0]}, which does not match the "
+                f"filter {parameter}: it ignores that filter, so nothing of this list is stored; "
+                "remove the filter, or report it to Twilio"
             )

@@ -1,4 +1,4 @@
-"""Failures that may pass: waits between tries, and the last try. Answers by status: transport."""
+"""Retries: what is retried, how long to wait, when to give up. HTTP status: transport."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tenacity import RetryCallState, wait_exponential, wait_random
 from pipelines.errors import Failure
 from pipelines.twilio.clock import instant_of
 
-FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between tries, doubling
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between tries; the wait doubles
 _PASSING = (
     requests.ConnectionError,
     requests.Timeout,
-    urllib3.exceptions.ProtocolError,  # the rest is of the body, which is read without requests
+    urllib3.exceptions.ProtocolError,  # from here on: errors in the body, which urllib3 reads
     urllib3.exceptions.DecodeError,
     urllib3.exceptions.TimeoutError,
     urllib3.exceptions.SSLError,
 )
 
-_WORDS = {  # what urllib3 calls it, and what that is
-    "NameResolutionError": "its name is not known",
+_WORDS = {  # urllib3's name of an error: our words for it
+    "NameResolutionError": "its name cannot be resolved",
     "NewConnectionError": "it cannot be reached",
     "ConnectTimeoutError": "no connection in time",
     "ReadTimeoutError": "nothing came in time",
@@ -39,9 +39,9 @@ _WORDS = {  # what urllib3 calls it, and what that is
 
 
 class TransientFailure(Failure):
-    """What may be gone at the next try. `retry_after` is in seconds, if the server said.
+    """A failure that a retry may cure.
 
-    `is_heavy`: a smaller request may avoid it.
+    `is_heavy`: a smaller request may avoid it. `retry_after`: seconds, if the server sent it.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class TransientFailure(Failure):
 
 
 class Tries:
-    """The failures of one request so far: when they began, how many in a row were heavy.
+    """The failures of one request: when they began, and how many in a row were heavy.
 
-    Over when nothing else has come for `give_up_after` seconds, or after `heavy_tries`. Its
-    methods are tenacity's hooks.
+    Tries end `give_up_after` seconds after the first failure, or after `heavy_tries` heavy
+    failures in a row. The methods are tenacity's hooks.
     """
 
     def __init__(self, give_up_after: float, heavy_tries: int | None) -> None:
         self._give_up_after, self._heavy_tries = give_up_after, heavy_tries
-        self._began: float | None = None  # waiting for a slot before the first try is no outage
+        self._began: float | None = None  # the first failure: a wait for a slot is no outage
         self._heavy = 0
         jitter = wait_random(0, FIRST_WAIT)
         self._backoff = wait_exponential(FIRST_WAIT, LONGEST_WAIT - FIRST_WAIT) + jitter
@@ -75,7 +75,7 @@ class Tries:
         self._heavy = self._heavy + 1 if _failure(state).is_heavy else 0
 
     def wait(self, state: RetryCallState) -> float:
-        """Longer each time, and as long as told by the server, but not beyond the last try."""
+        """Seconds: the backoff, or Retry-After if longer, but not longer than the time left."""
         told = _failure(state).retry_after or 0.0
         until = min(told, max(self._left(), FIRST_WAIT)) + random.uniform(0, FIRST_WAIT)
         return max(self._backoff(state), until if told else 0.0)
@@ -89,13 +89,16 @@ class Tries:
 
 
 def without_answer(error: Exception, host: str) -> Failure:
-    """A TransientFailure, unless it stays so. The error names the URL, and so a phone number."""
+    """The failure of a request without an answer: a TransientFailure if a retry may cure it.
+
+    It does not quote the error: that names the URL, and the URL may hold a phone number.
+    """
     found = _inner(error)
     tls = next((e for e in (found, *found.args) if isinstance(e, ssl.SSLError)), None)
     if getattr(tls, "reason", None) in ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER"):
-        # That stays so, and whoever it is that cannot be trusted is to get no more requests.
+        # A retry cannot cure this, and a host that we cannot trust must get no more requests.
         why = getattr(tls, "verify_message", None) or getattr(tls, "reason", None)
-        return Failure(f"no answer from {host} that can be trusted: {why}; see base_url")
+        return Failure(f"no TLS connection to {host} that can be trusted: {why}; check base_url")
     kind = next((kind for kind in type(found).__mro__ if kind.__name__ in _WORDS), type(found))
     why = f"no answer from {host}: {_WORDS.get(kind.__name__, kind.__name__)}"
     if not isinstance(error, _PASSING):
@@ -104,7 +107,7 @@ def without_answer(error: Exception, host: str) -> Failure:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from now; a date is reckoned by the server's own clock. None if it says nothing."""
+    """Retry-After in seconds from now, a date by the server's own clock; None if there is none."""
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdecimal():
         return float(text)
@@ -122,7 +125,7 @@ def _failure(state: RetryCallState) -> TransientFailure:
 
 
 def _inner(error: Exception) -> BaseException:
-    """What urllib3 found, which requests wraps more than once."""
+    """urllib3's error: requests wraps it more than once."""
     inner: Any = error.args[0] if error.args else None
     inner = getattr(inner, "reason", None) or inner
     return inner if isinstance(inner, BaseException) else error

@@ -1,4 +1,4 @@
-"""Sends one request until it is answered: paced, retried, to one host only. What to ask: client."""
+"""Sends one request: paced, retried, to one host only. Which requests: client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipelines.twilio.limits import DEFAULT_BASE_URL
 from pipelines.twilio.pacing import Pacer
 from pipelines.twilio.retries import TransientFailure, Tries, retry_after, without_answer
 
-_LONGEST_ANSWER = 60.0  # seconds for all of it, or three times the timeout
+_LONGEST_ANSWER = 60.0  # seconds for a whole answer, or three timeouts if longer
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
 
 class ApiError(Failure):
-    """The API answered with an error; `status` is HTTP's, `code` Twilio's."""
+    """The API answered with an error. `status` is the HTTP status, `code` Twilio's error code."""
 
     def __init__(self, answer: Answer, hint: str = "") -> None:
         body = _error_of(answer)
@@ -66,12 +66,12 @@ class RefusedCredentials(ApiError, Misuse):
 
 
 class TooHeavy(Failure):
-    """Several times in a row a 5xx or no answer in time, to a request that can be made smaller."""
+    """Several 5xx or timeouts in a row, for a request that can be made smaller."""
 
 
 @dataclass
 class Counts:
-    """Requests sent; of these retries; of the answers those that said 429."""
+    """Requests sent; how many of them were retries; how many answers had the status 429."""
 
     requests: int = 0
     retries: int = 0
@@ -79,11 +79,11 @@ class Counts:
 
 
 class Transport:
-    """GET requests with credentials that never leave `base_url`. Thread-safe.
+    """Sends GET requests. Credentials go only to `base_url`: no redirects. Thread-safe.
 
-    What passes is tried again, until nothing else has come for `give_up_after` seconds: 429
-    (never processed), 5xx (a GET changes nothing), connections refused or broken, `timeout`
-    seconds without a byte, bodies that are cut off or not what was asked for.
+    Failures that may pass are retried for `give_up_after` seconds: 429 (the request was not
+    processed), 5xx (a GET changes nothing), connections refused or broken, `timeout` seconds
+    without a byte, bodies that are cut off or unreadable.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Transport:
         self._give_up_after = give_up_after
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._told = 0  # tries that were logged since the last good answer
+        self._told = 0  # the highest try number logged since the last good answer
 
     def get(
         self,
@@ -113,11 +113,11 @@ class Transport:
         read: Callable[[bytes], T],
         heavy_tries: int | None = None,
     ) -> T:
-        """What `read` makes of the answer's body; it raises Unreadable for one worth a new try.
+        """Sends the request and returns `read(body)`. If `read` raises Unreadable, retries.
 
-        Raises ApiError for an answer that stays, RefusedCredentials, TooHeavy after
-        `heavy_tries` failures in a row that a smaller request may avoid, Failure when Twilio's
-        clock is another or no good answer came for too long.
+        Raises RefusedCredentials for 401 and 403, ApiError for other errors that a retry cannot
+        cure, TooHeavy after `heavy_tries` 5xx or timeouts in a row, Failure if Twilio's clock
+        differs or if `give_up_after` seconds of retries brought no good answer.
         """
         tries = Tries(self._give_up_after, heavy_tries)
         retrying = Retrying(
@@ -138,7 +138,7 @@ class Transport:
             seconds = self._give_up_after
             tried = f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
             raise Failure(
-                f"{failure}; tried for {tried} (give_up_after), run it again later"
+                f"{failure}; gave up after {tried} (setting give_up_after): run again later"
             ) from None
 
     def _try(self, url: str, parameters: Mapping[str, str], read: Callable[[bytes], T]) -> T:
@@ -177,24 +177,24 @@ class Transport:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                whole = response.is_redirect  # of which requests has read the body
+                whole = response.is_redirect  # then requests has already read the body
                 content = response.content if whole else b"".join(_parts(response, until))
             status, reason = response.status_code, response.reason or ""
             return Answer(status, reason, response.headers, content)
-        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' errors are OSErrors
             raise without_answer(error, self.base.netloc) from None
 
     def _session(self) -> requests.Session:
-        """A session a thread: requests promises no more than that."""
+        """One session per thread: requests does not promise that sessions are thread-safe."""
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
             if self.base.hostname in _LOOPBACK:
-                self._local.session.trust_env = False  # a proxy is another machine
+                self._local.session.trust_env = False  # no proxy: loopback is on this machine
         session: requests.Session = self._local.session
         return session
 
     def _tell(self, state: RetryCallState) -> None:
-        """Logs a line for each further try, not for each thread that waits for the same outage."""
+        """Logs one line for each further try, even if several threads wait for the same outage."""
         self._count("retries")
         assert state.outcome is not None
         with self._lock:
@@ -210,7 +210,8 @@ class Transport:
 
 
 def _parts(response: requests.Response, until: float) -> Iterator[bytes]:
-    """The body as it comes; `timeout` is for each part, so that a trickle would never end."""
+    """The body in parts. Raises ReadTimeout at `until`: `timeout` limits each part only, so a very
+    slow body would never end."""
     while part := response.raw.read1(2**16, decode_content=True):
         yield part
         if time.monotonic() > until:
@@ -219,12 +220,12 @@ def _parts(response: requests.Response, until: float) -> Iterator[bytes]:
 
 def _described(answer: Answer) -> str:
     kind = answer.headers.get("Content-Type", "no content type")
-    request = answer.headers.get("Twilio-Request-Id", "none of Twilio's")
+    request = answer.headers.get("Twilio-Request-Id", "without a Twilio ID")
     return f"{kind}, {len(answer.content):,} bytes, request {request}"
 
 
 def _error_of(answer: Answer) -> dict[str, Any]:
-    """Twilio's description of an error; empty when something else answered."""
+    """Twilio's description of an error; empty if the body is not a JSON object."""
     try:
         body = orjson.loads(answer.content)
     except orjson.JSONDecodeError:
@@ -233,7 +234,7 @@ def _error_of(answer: Answer) -> dict[str, Any]:
 
 
 def checked_base(url: str) -> SplitResult:
-    """A base_url in parts; raises Misuse for one that credentials must not be sent to."""
+    """A base_url in parts. Raises Misuse if credentials must not be sent to it."""
     try:
         parts = urlsplit(url)
         requests.Request("GET", url).prepare()
@@ -242,7 +243,7 @@ def checked_base(url: str) -> SplitResult:
     except (ValueError, requests.RequestException):
         usable = False
     if not usable or parts.username or parts.password:
-        raise Misuse(f"base_url is not a web address such as {DEFAULT_BASE_URL}")
+        raise Misuse(f"base_url is not a URL such as {DEFAULT_BASE_URL}")
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        raise Misuse("base_url must be https: credentials go nowhere in clear but to loopback")
+        raise Misuse("base_url must be https: plain http is allowed to loopback only")
     return parts._replace(path=parts.path.rstrip("/"), query="", fragment="")

@@ -132,7 +132,7 @@ def test_what_it_takes_is_known_before_it_starts(configured: World, capsys: Capt
     told = capsys.readouterr()
     window, first, *slices, loaded = told.err.splitlines()
     total = len(configured.truth())
-    assert f"{total:,} attempts to read in about 2 requests" in first
+    assert f"{total:,} attempts to read with about 2 requests" in first
     assert "from 2026-10-21 12:00:00 to 2026-11-20 11:59:59 UTC" in window
     assert f"{total:,} of {total:,} (100%)" in slices[-1]
     assert f"loaded {total:,} of {total:,} attempts" in loaded

@@ -115,7 +115,7 @@ def test_monitors_get_an_exit_code(configured: World, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["status", "--max-age", "soon"], now=NOW)
     assert ended.value.code == 2
-    assert "'soon' is no length of time" in capsys.readouterr().err
+    assert "'soon' is not a length of time" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("synced")

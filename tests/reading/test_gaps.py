@@ -47,7 +47,7 @@ def test_a_failed_run_warns_before_attempts_are_lost(
     configured.move(days=days)
     assert main(["sync"], now=configured.now) == 2
     told = capsys.readouterr().err
-    assert ("Twilio forgets attempts that were not read yet in" in told) == warned
+    assert ("attempts that were not read yet will be lost in" in told) == warned
     if warned:
         assert f"in {max(0, 29 - days)} days" in told
 

@@ -94,7 +94,7 @@ def test_a_wait_is_told_once_whoever_waits(
         assert waits.elapsed == pytest.approx(2 * WINDOW, abs=0.1)
         for _ in range(2):
             send(pacer, [])
-    assert caplog.messages == ["2 requests a minute are the limit: waiting 60 s"] * 2
+    assert caplog.messages == ["rate limit (2 requests a minute) reached: waiting 60 s"] * 2
 
 
 def test_runs_one_after_the_other_share_the_limit(waits: Time, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_a_folder_that_holds_neither_is_refused(
         assert main(["sync"], now=NOW) == 2
         told = capsys.readouterr().err
         assert told.count("\n") == 1
-        assert f"warehouse.sql: {folder} is no folder with reports or checks in it" in told
+        assert f"warehouse.sql: {folder} is not a folder with reports/ or checks/" in told
     assert not configured.settings.directory.exists()
 
 
