@@ -1,9 +1,9 @@
-# Every target sets up .venv first, from exact versions, and only when they have changed.
-# Options go in ARGS (make sync ARGS=--dry-run), a query in QUERY.
+# Targets that need .venv set it up first, with the exact versions of the lock files, and only if
+# these changed. Options go in ARGS (make sync ARGS=--dry-run), a query in QUERY.
 
 PYTHON ?= python3
 BIN := .venv/bin
-# As it was typed: a $ of SQL is none of make's.
+# Take QUERY literally: make must not expand a $ in SQL.
 override QUERY := $(value QUERY)
 export QUERY
 
@@ -19,7 +19,7 @@ demo: .venv/ready ## sync a made-up account and show a few answers; no account n
 sync: .venv/ready ## read what is due from Twilio, merge it, publish it: the scheduled job
 	@$(BIN)/verify-sync sync $(ARGS)
 
-backfill: .venv/ready ## read a window again, resumable: make backfill ARGS="--days 7"
+backfill: .venv/ready ## read a window again (can be resumed): make backfill ARGS="--days 7"
 	@$(BIN)/verify-sync backfill $(ARGS)
 
 list: .venv/ready ## show attempts live from Twilio: make list ARGS="--country CO --limit 5"
@@ -28,16 +28,16 @@ list: .venv/ready ## show attempts live from Twilio: make list ARGS="--country C
 fetch: .venv/ready ## read single attempts again and merge them: make fetch ARGS=VL...
 	@$(BIN)/verify-sync fetch $(ARGS)
 
-reconcile: .venv/ready ## compare each day with Twilio's own totals, read again what differs
+reconcile: .venv/ready ## compare each day with Twilio's own totals, re-read days that differ
 	@$(BIN)/verify-sync reconcile $(ARGS)
 
-status: .venv/ready ## say how fresh and how complete the warehouse is: make status ARGS=--json
+status: .venv/ready ## show how fresh and complete the warehouse is: make status ARGS=--json
 	@$(BIN)/verify-sync status $(ARGS)
 
-sql: .venv/ready ## ask the published file: make sql QUERY="from daily_conversion limit 5"
+sql: .venv/ready ## query the published file: make sql QUERY="from daily_conversion limit 5"
 	@$(BIN)/verify-sync sql $(ARGS) $${QUERY:+"$$QUERY"}
 
-check: .venv/ready ## run the checks of sql/checks: what should not be in the warehouse
+check: .venv/ready ## run the checks of sql/checks on the warehouse
 	@$(BIN)/verify-sync check $(ARGS)
 
 views: .venv/ready ## apply the views of sql/ again without syncing
@@ -46,10 +46,10 @@ views: .venv/ready ## apply the views of sql/ again without syncing
 export: .venv/ready ## write every view and raw table as Parquet: make export ARGS=FOLDER
 	@$(BIN)/verify-sync export $(ARGS)
 
-restore: .venv/ready ## start again from a backup of the published file: make restore ARGS=FILE
+restore: .venv/ready ## rebuild the warehouse from a backup of the published file: make restore ARGS=FILE
 	@$(BIN)/verify-sync restore $(ARGS)
 
-sandbox: .venv/ready ## serve a made-up account like Twilio would, on loopback
+sandbox: .venv/ready ## serve a made-up account on loopback, through an API like Twilio's
 	@$(BIN)/verify-sync sandbox $(ARGS)
 
 test: .venv/ready-dev ## run the tests
@@ -72,15 +72,15 @@ lint: .venv/ready-dev ## ruff, mypy, import-linter, sqlfluff
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/sqlfluff lint sql --disable-progress-bar
 
-format: .venv/ready-dev ## let ruff and sqlfluff repair what they can
+format: .venv/ready-dev ## format the code and fix lint errors with ruff and sqlfluff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/sqlfluff fix sql --disable-progress-bar
 
-bench: .venv/bench/ready ## measure beside dlt's rest_api and Twilio's own client, on the sandbox
+bench: .venv/bench/ready ## compare speed with dlt's rest_api and Twilio's own client, on the sandbox
 	$(BIN)/python -m tests.bench $(ARGS)
 
-lock: ## resolve the lock files anew from pyproject.toml (needs uv)
+lock: ## rebuild the lock files from pyproject.toml (needs uv)
 	$(RESOLVE) --group build --output-file requirements.lock
 	$(RESOLVE) --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
@@ -92,20 +92,21 @@ RESOLVE := uv pip compile pyproject.toml --universal --python-version 3.10 \
 
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --no-deps
 
-# One set-up at a time, where the system can tell: a second one waits, and finds nothing to do.
+# If flock exists, only one make sets up .venv at a time. A second one waits, and then has nothing
+# to do.
 SET_UP := $(MAKE) --silent --no-print-directory ALONE=1
 ifneq ($(shell command -v flock),)
-SET_UP := flock -n Makefile true || echo "another make sets up .venv: waiting for it" >&2; \
+SET_UP := flock -n Makefile true || echo "another make is setting up .venv: waiting for it" >&2; \
 	flock Makefile $(SET_UP)
 endif
 
-# A .venv of another place is of no use, nor of a Python that is gone: its files name both.
+# A .venv is useless if the checkout was moved or its Python is gone: its files contain both paths.
 USELESS := $(shell test ! -e .venv || { \
 	v=$$($(BIN)/python -V | cut -d ' ' -f 2 | cut -d . -f 1,2) && ls -d .venv/lib/python$${v:-0}* && \
 	{ test ! -s .venv/ready || test "$$(cat .venv/ready)" = "$$(pwd -P)"; }; } >/dev/null 2>&1 || echo useless)
 .PHONY: useless
 
-# What runs. Otherwise .venv is brought up to date, also after a set-up that was interrupted.
+# Packages to run the program. This rule also repairs a .venv whose set-up was interrupted.
 .venv/ready: requirements.lock pyproject.toml $(USELESS)
 ifndef ALONE
 	+@$(SET_UP) $@
@@ -115,13 +116,13 @@ else
 	@$(if $(USELESS),rm -rf .venv)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { \
 		rm -rf .venv; \
-		echo "no .venv without the venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+		echo "cannot create .venv: the venv module is missing (Debian: apt install python3-venv)" >&2; exit 1; }
 	@$(INSTALL) -r requirements.lock >&2
 	@$(INSTALL) --quiet --no-build-isolation --editable .
 	@pwd -P > $@
 endif
 
-# What lints and tests, beside what runs.
+# Packages to lint and test, in addition.
 .venv/ready-dev: requirements-dev.lock .venv/ready
 ifndef ALONE
 	+@$(SET_UP) $@
@@ -130,7 +131,8 @@ else
 	@touch $@
 endif
 
-# Apart, because dlt imports pandas where it finds it: half a second and 50 MB in every process.
+# In a folder of their own: dlt imports pandas if it is installed, which costs 0.5 s and 50 MB in
+# every process.
 .venv/bench/ready: requirements-bench.lock .venv/ready-dev
 	@$(INSTALL) --upgrade --target .venv/bench -r requirements-bench.lock >&2
 	@touch $@

@@ -12,20 +12,22 @@ create or replace table settings (
     revisit_after interval[]
 );
 
-comment on table settings is 'One row: what the views take from the configuration.';
+comment on table settings is 'One row: the settings that the views use.';
 comment on column settings.verification_fee is
-'What Twilio charges per successful verification beyond the channel price.';
+'Twilio''s fee per successful verification, on top of the channel price.';
 comment on column settings.fee_currency is 'Currency of verification_fee, upper case.';
-comment on column settings.timezone is 'IANA zone in which created_date is a day.';
+comment on column settings.timezone is 'IANA time zone of the days in created_date.';
 comment on column settings.pumping_verifications is
-'A suspect has at least so many verifications a day.';
-comment on column settings.pumping_destinations is '… and at least so many destinations.';
-comment on column settings.pumping_rate is '… and a success rate below this part of the baseline.';
+'A pumping suspect has at least this many verifications a day.';
+comment on column settings.pumping_destinations is
+'A pumping suspect has at least this many destinations that are not undelivered.';
+comment on column settings.pumping_rate is
+'A pumping suspect has a success rate below the baseline times this.';
 comment on column settings.pumping_z_score is
-'… and is so many standard deviations below it.';
+'A pumping suspect is at least this many standard deviations below the baseline.';
 comment on column settings.code_validity is
-'Age from which an attempt is mature: read when its code could no longer be typed.';
+'An attempt read at this age or later is mature: Twilio''s default code validity is over.';
 comment on column settings.settled_after is
-'Age from which an attempt is settled: read when nothing about it is expected to change.';
+'An attempt read at this age or later is settled: no more changes are expected.';
 comment on column settings.retention is 'How long Twilio lists an attempt.';
 comment on column settings.revisit_after is 'Ages at which attempts are read again.';

@@ -1,8 +1,8 @@
 """A made-up Verify account: every attempt is a pure function of (seed, index, now).
 
-The account is generated a UTC day at a time. A `Block` holds one day's attempts as columns of
-what will ever happen to them and when; what the API would say at an instant is read off it by
-`state.py`. The same seed gives the same account on every machine and however it is read.
+The account is generated one UTC day at a time. A `Block` holds a day's attempts as columns, with
+all their later events. `state.py` selects what the API shows at an instant. The same seed gives the
+same account on every machine, in any order of requests.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from pipelines.sandbox.sends import (
     verifications,
 )
 
-INDEX_BITS = 24  # an attempt's index is day << 24 | its place in the day
-MEAN_SENDS = 1.15  # attempts a verification, measured over seeds: turns attempts into verifications
+INDEX_BITS = 24  # an attempt's index is day << 24 | its position in the day
+MEAN_SENDS = 1.15  # attempts per verification, measured over many seeds
 
 
 @dataclass(frozen=True)
 class Block:
-    """One day of attempts in order of creation, one element each. Instants are epoch seconds."""
+    """One day's attempts, oldest first, one array element each. Instants are epoch seconds."""
 
     index: Ints
     verification: Ints
     created: Ints
     sent: Ints
-    first: Ints  # when `first_status` (a receipt) arrives; NEVER if it does not
-    final: Ints  # when `final_status` follows it (read; a failover's success)
-    converted: Ints  # when the verification's code is typed back
-    expires: Ints
-    priced: Ints
-    settled: Ints  # when the price changes for the last time
+    first: Ints  # when the receipt with `first_status` arrives; NEVER if none does
+    final: Ints  # when `final_status` replaces it (read, or success after fallback); or NEVER
+    converted: Ints  # when the verification converts; NEVER if it does not
+    expires: Ints  # when the code expires
+    priced: Ints  # when `price` appears; NEVER if it does not
+    settled: Ints  # when the price changes to `settled_price`; NEVER if it does not
     price: Ints  # millionths of a US dollar
     settled_price: Ints
-    destination: Ints  # the phone number's digits, or the number of an e-mail user
-    is_converting: Ints  # 1 if this very send's code is the one typed
+    destination: Ints  # the phone number's digits; for e-mail, the user's number
+    is_converting: Ints  # 1 if the code of this attempt was typed back
     channel: Ints
     country: Ints
     carrier: Ints
@@ -66,10 +66,11 @@ def mix(values: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:
 
 @dataclass
 class Account:
-    """`attempts` is the expected count in `days` days; nothing exists before `since` (epoch s).
+    """About `attempts` attempts per `days` days, none before `since` (epoch seconds).
 
-    `attacks` and `outages` default to one of each every 28 days, so that any 30-day window holds
-    them; pass sequences (or empty ones) to place them by hand.
+    By default it has one attack and one outage every 28 days, so that every 30-day window has both.
+    Accounts under 3,000 attempts in 30 days have no attack. To place them yourself, pass
+    `attacks` and `outages`; an empty tuple means none.
     """
 
     seed: int = 1
@@ -88,7 +89,7 @@ class Account:
                 self._blocks.move_to_end(day)
             else:
                 self._blocks[day] = self._generate(day)
-                if len(self._blocks) > 40:  # 30 days are visible at once; a summary walks them all
+                if len(self._blocks) > 40:  # keep the 30 days that a summary reads
                     self._blocks.popitem(last=False)
             return self._blocks[day]
 
@@ -107,13 +108,13 @@ class Account:
         return Block(index=index, **columns)
 
     def _starts(self, day: int) -> int:
-        """How many verifications begin on `day`: exact over weeks, whatever the account's size."""
+        """How many verifications begin on `day`. Rounding errors do not add up over days."""
         rate = self.attempts / self.days / MEAN_SENDS
         before, after = (d // 7 * 7 + sum(world.WEEKDAYS[: d % 7]) for d in (day + 3, day + 4))
-        return int(rate * after) - int(rate * before)  # 1970-01-01 was a Thursday: + 3 = Monday 0
+        return int(rate * after) - int(rate * before)  # day + 3: 1970-01-01 was a Thursday
 
     def _month(self, day: int) -> tuple[int, np.random.Generator]:
-        """Incidents recur every 28 days; the day within them belongs to the seed."""
+        """(days since the 28-day period began, the period's random generator)."""
         offset = int(np.random.default_rng([self.seed, 7]).integers(28))
         month, place = divmod(day - offset, 28)
         return place, np.random.default_rng([self.seed, 28, max(month, 0)])
@@ -145,6 +146,6 @@ def _count(columns: dict[str, Ints]) -> int:
 def day_range(after: float, before: float) -> range:
     """UTC days whose blocks can hold attempts created in `[after, before]`, oldest first.
 
-    A verification that begins shortly before midnight is resent after it: one day of margin.
+    It adds one day: a verification that begins before midnight can have resends after it.
     """
     return range(int(after) // DAY - 1, int(before) // DAY + 1)

@@ -1,4 +1,4 @@
-"""The three endpoints: path and parameters in, body or refusal out. HTTP itself: server."""
+"""The three endpoints: path and parameters in, response body or `Refusal` out. HTTP: server."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Parameters = dict[str, str]
 
 
 class Refusal(Exception):
-    """An error answer: HTTP status, Twilio's error code and message."""
+    """An error response: HTTP status, Twilio's error code and message."""
 
     def __init__(self, status: int, code: int, message: str) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
-        self.retry_after: int | None = None  # seconds, for a 429 that says so
+        self.retry_after: int | None = None  # seconds; set for 429 and 503
 
     def body(self) -> str:
         more = f"https://www.twilio.com/docs/errors/{self.code}"
@@ -37,7 +37,7 @@ class Refusal(Exception):
 
 
 class Api:
-    """Answers requests about the account that `view` shows; `url` is where it is served."""
+    """Answers requests for the account in `view`. `url` is the server's address."""
 
     def __init__(self, view: View, url: str, faults: Faults, failing: Failing) -> None:
         self._view = view
@@ -46,7 +46,7 @@ class Api:
         self._failing = failing
 
     def answer(self, path: str, raw: Parameters, now: float) -> str:
-        """The body of a 200; raises Refusal for everything else."""
+        """The body of a 200 response. Raises Refusal for every other status."""
         if path == LIST:
             return self._list(raw, now)
         if path == SUMMARY:
@@ -110,7 +110,7 @@ class Api:
         return f'{{"attempts":[{",".join(texts)}],"meta":{json.dumps(meta)}}}'
 
     def _following(self, raw: Parameters, size: int, page: int, token: str) -> str:
-        """The next page's URL, or where it leads by mistake."""
+        """The next page's URL, or a wrong one if the fault `next_page` is on."""
         wrong = self._faults.next_page
         if wrong == "circle" and page > 0:
             return self._page_url(raw, size, page + 1, raw["PageToken"])
@@ -125,7 +125,7 @@ class Api:
     def _rows(
         self, query: Query, now: float, start: int | None, ascending: bool, size: int
     ) -> tuple[list[str], list[int], bool]:
-        """Up to `size` rows from `start` on, their indexes, and whether more follow."""
+        """Up to `size` rows after index `start`, their indexes, and whether more rows follow."""
         texts: list[str] = []
         indexes: list[int] = []
         for block, places in self._view.walk(query, now, start, ascending):
@@ -157,7 +157,7 @@ class Api:
 
 
 def _query(raw: Parameters) -> Query:
-    """The filters list and summary share; like the API's, parameters nobody knows are ignored."""
+    """The filters that list and summary share. Ignores unknown parameters, as Twilio does."""
     return Query(
         after=_instant(raw, "DateCreatedAfter"),
         before=_instant(raw, "DateCreatedBefore"),
@@ -205,7 +205,7 @@ def _integer(raw: Parameters, name: str, default: int) -> int:
 
 
 def _write_token(index: int, backwards: bool) -> str:
-    """Opaque to callers: the place to go on from, the direction, a checksum."""
+    """A page token, opaque to callers: start index (exclusive), direction, checksum."""
     packed = struct.pack(">q?", index, backwards)
     return "PT" + base64.urlsafe_b64encode(packed + struct.pack(">I", zlib.crc32(packed))).decode()
 

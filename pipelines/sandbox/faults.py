@@ -1,4 +1,4 @@
-"""Faults on demand: answers that fail, chains that mislead, odd rows. Switched on by: switches."""
+"""Faults on demand: failing responses, wrong next-page URLs, odd rows. Options: switches."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipelines.sandbox.switches import Faults
 
 STATUSES = {"429": 20429, "500": 20500, "502": 20502, "503": 20503, "504": 20504}
 LASTING = {"400": 60200, "401": 20003, "403": 20403, "404": 20404}
-BODIES = ("truncated", "html", "broken_json")  # a 200 all the same
+BODIES = ("truncated", "html", "broken_json")  # status 200 with a bad body
 KINDS = (*STATUSES, *BODIES, "reset", "hang")
 HTML = "<!doctype html><html><body>We will be back shortly.</body></html>"
 
 
 class Failing:
-    """Which requests fail, and how: a fixed share, by a seed, in the order they arrive."""
+    """Decides which requests fail, and how. Same seed, same order of requests: same faults."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -27,16 +27,16 @@ class Failing:
         known = (*KINDS, *LASTING)
         unknown = set(self._kinds) - set(known)
         if unknown:
-            raise ValueError(f"no such fault: {unknown.pop()}; there are {', '.join(known)}")
+            raise ValueError(f"unknown fault {unknown.pop()}; use all or any of {', '.join(known)}")
         if not 0 <= faults.fail_rate <= 1:
-            raise ValueError("fail-rate is a share, from 0 to 1")
+            raise ValueError("fail-rate must be from 0 to 1")
         self._random = random.Random(faults.fail_seed)
         self._began: float | None = None
         self._tokens_left = faults.refused_tokens
         self._lock = threading.Lock()
 
     def draw(self, at: float) -> str | None:
-        """The kind of failure of a request that arrives `at` (monotonic seconds), or None."""
+        """The kind of failure for a request that arrives `at` (monotonic seconds); None = none."""
         with self._lock:
             if self._began is None:
                 self._began = at
@@ -53,7 +53,7 @@ class Failing:
 
 
 def mislead(next_page: str, url: str) -> str:
-    """Where `next_page_url` points instead of `url`."""
+    """`url` with a wrong host, port or filter, as `next_page` says; otherwise `url` itself."""
     parts = urlsplit(url)
     if next_page == "host":
         return urlunsplit(parts._replace(netloc=f"localhost:{parts.port}"))
@@ -65,7 +65,7 @@ def mislead(next_page: str, url: str) -> str:
 
 
 def odd(text: str, rows: str, number: int) -> str:
-    """An attempt's JSON, if it is every third one, as `rows` has it."""
+    """The attempt as JSON. Every third one gets the fault that `rows` names."""
     if rows == "right" or number % 3:
         return text
     attempt = json.loads(text)
@@ -98,7 +98,7 @@ def _numbers(attempt: dict[str, Any]) -> None:
 
 
 def _odd_text(attempt: dict[str, Any]) -> None:
-    """Half an emoji, as software that counts in UTF-16 leaves it."""
+    """Half an emoji (a lone surrogate), as left by software that cuts UTF-16 text."""
     attempt["channel_data"]["carrier"] = "Tigo \ud83d"
     attempt["account_sid"] = attempt["account_sid"].upper()
 

@@ -1,4 +1,4 @@
-"""Attempts as the API's JSON at an instant. What becomes of them: sends."""
+"""Writes attempts as the API's JSON at an instant. What happens to attempts: sends."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipelines.sandbox.faults import odd
 from pipelines.sandbox.sends import EMAIL, ERRORS, NEVER, QUEUED, SENT, STATUSES, Bools, Ints
 from pipelines.sandbox.switches import Switches
 
-_ODD = 0x9E3779B97F4A7C15  # odd, so multiplying by it modulo 2**64 can be undone
+_ODD = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
 _INVERSE = pow(_ODD, -1, 2**64)
 _NO_ERROR = {"null": "null", "absent": "", "empty": '""', "zero_text": '"0"', "zero": "0"}
-# What an attempt says its address is: Twilio's, so that an account is the same on every port.
+# The host in an attempt's `url`. It is Twilio's, so that the port does not change the data.
 _API = "https://verify.twilio.com"
-ATTEMPT, VERIFICATION, SERVICE = 1, 2, 3  # what a SID names; each kind has its own scramble
+ATTEMPT, VERIFICATION, SERVICE = 1, 2, 3  # kinds of SID, each scrambled differently
 
 
 @dataclass(frozen=True)
 class Sids:
-    """Turns numbers into 32 hex digits and back, so that an attempt is found by its SID."""
+    """Turns numbers into the 32 hex digits of a SID and back, to find an attempt by its SID."""
 
     seed: int
 
@@ -34,7 +34,7 @@ class Sids:
         return [text[start : start + 32] for start in range(0, len(text), 32)]
 
     def number(self, digits: str, kind: int) -> int | None:
-        """The number behind 32 hex digits; None if they are not of this account."""
+        """The number behind 32 hex digits; None if they are no SID of this account."""
         try:
             low = int(digits[-16:], 16)
         except ValueError:
@@ -45,9 +45,9 @@ class Sids:
 
 
 class Renderer:
-    """Writes the JSON of `account`'s attempts; `switches` choose among the ways it may look.
+    """Writes `account`'s attempts as JSON, in the format that `switches` choose.
 
-    Of odd `rows` (see `Faults`) are every third.
+    `rows` is the fault in every third attempt (see `Faults`); "right" = none.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Renderer:
         ]
 
     def is_converted(self, block: Block, now: float) -> Bools:
-        """Which attempts are marked: all of a converted verification, or only the last."""
+        """Which attempts are marked converted: all of a converted verification, or the last one."""
         marked: Bools = block.converted <= now
         return marked if self.switches.converts == "all" else marked & (block.is_converting > 0)
 
     def render(self, block: Block, places: Ints, now: float) -> list[str]:
-        """The attempts at `places` of `block` as JSON texts."""
+        """The attempts at positions `places` of `block`, each as JSON text."""
         texts = self._usual(block, places, now)
         if self._rows == "right":
             return texts
@@ -119,7 +119,7 @@ class Renderer:
             + (f'"error_code":"{ERRORS[error]}",' if error else no_error[encoding])
             + (
                 f'"code_length":{world.CODE_LENGTH[service]},"locale":"en"'
-                if channel == EMAIL  # an address has no network, and no country is known for it
+                if channel == EMAIL  # e-mail has no network and no country
                 else self._networks[country][carrier] % world.CODE_LENGTH[service]
             )
             + f'}},"url":"{_API}/v2/Attempts/VL{sid}"}}'
@@ -144,14 +144,14 @@ class Renderer:
         return ["null" if w is None else f'"{w.upper() if upper else w}"' for w in words]
 
     def _no_error(self) -> list[str]:
-        """The JSON members that say "no error", to be taken in turn."""
+        """The JSON members that mean "no error". If there are several, attempts take turns."""
         mode = self.switches.no_error
         modes = _NO_ERROR if mode == "mixed" else (mode,)
         return [f'"error_code":{_NO_ERROR[m]},' if _NO_ERROR[m] else "" for m in modes]
 
 
 def user_of(address: str) -> int | None:
-    """The e-mail user behind an address; None if it is not of this world."""
+    """The user's number in an e-mail address; None if no made-up user has it."""
     name, _, _ = address.partition("@")
     number = name.removeprefix("user")
     user = int(number) if number.isdecimal() and number.isascii() else None
@@ -174,7 +174,7 @@ def _error(chosen: Block, now: float) -> Ints:
 
 
 def _price(chosen: Block, now: float) -> Ints:
-    """Millionths of a dollar; -1 while unknown."""
+    """Millionths of a US dollar; -1 = not known yet."""
     price = np.where(now >= chosen.settled, chosen.settled_price, chosen.price)
     return np.where(now >= chosen.priced, price, -1)
 

@@ -1,6 +1,6 @@
-"""What becomes of each send: who it goes to, delivery, conversion, price; a day at a time.
+"""Draws one day of sends at random: recipient, delivery, conversion, price. Data: world.
 
-All functions draw from the generator they are given and return one array element a send.
+All functions take a random generator and return arrays with one element per send.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Bools = NDArray[np.bool_]
 DAY = 86_400
 NEVER = np.int64(2**62)
 
-# channel_data.message_status by number; 0 = the API says nothing.
+# channel_data.message_status by number; 0 = null.
 STATUSES = (
     None, "queued", "sent", "delivered", "undelivered", "failed", "read",
     "ringing", "in-progress", "completed", "busy", "no-answer", "canceled",
@@ -61,14 +61,14 @@ def _pick(rng: np.random.Generator, shares: tuple[float, ...], n: int) -> Ints:
 
 
 def _delay(rng: np.random.Generator, median: float, sigma: float, n: int) -> Ints:
-    """Log-normal whole seconds, at least one."""
+    """Log-normal delays in whole seconds, at least 1."""
     return 1 + (median * np.exp(sigma * rng.standard_normal(n))).astype(np.int64)
 
 
 def verifications(
     rng: np.random.Generator, n: int, day: int, outages: list[Outage]
 ) -> dict[str, Ints]:
-    """Ordinary users' sends: up to five each, with resends and fallback, until one converts."""
+    """Ordinary verifications: up to five sends each, with fallback, until one converts."""
     people = _people(rng, n, day)
     sends = []
     for chance in (*world.RESEND_CHANCE, 0.0):
@@ -79,14 +79,14 @@ def verifications(
         people["created"] = people["created"] + _delay(rng, 45, 0.5, len(people["created"]))
         people["channel"] = _next_channel(rng, people["channel"])
     columns = {name: np.concatenate([send[name] for send in sends]) for name in sends[0]}
-    when = np.full(n, NEVER)  # a verification converts once; all its sends carry the instant
+    when = np.full(n, NEVER)  # all sends of a verification share its conversion time
     np.minimum.at(when, columns["verification"], columns["converted"])
     columns["converted"] = when[columns["verification"]]
     return columns
 
 
 def _people(rng: np.random.Generator, n: int, day: int) -> dict[str, Ints]:
-    """Who asks to be verified on `day`, when, and over which channel first."""
+    """The verifications that begin on `day`: user, time and first channel of each."""
     country = _pick(rng, tuple(c.weight for c in world.COUNTRIES), n)
     local = _pick(rng, world.HOURS, n) * 3600 + (rng.random(n) * 3600).astype(np.int64)
     zone = np.array([c.utc_offset for c in world.COUNTRIES])[country]
@@ -106,7 +106,7 @@ def _people(rng: np.random.Generator, n: int, day: int) -> dict[str, Ints]:
 
 
 def _next_channel(rng: np.random.Generator, channel: Ints) -> Ints:
-    """Of a resend: mostly the same one; e-mail users have no other."""
+    """The channel of a resend: mostly the same one. E-mail users always keep e-mail."""
     turn = np.array([SMS, CALL, WHATSAPP])[_pick(rng, world.RESEND_CHANNEL_SHARE, len(channel))]
     following: Ints = np.where((channel == EMAIL) | (turn == SMS), channel, turn)
     return following
@@ -115,7 +115,7 @@ def _next_channel(rng: np.random.Generator, channel: Ints) -> Ints:
 def _send(
     rng: np.random.Generator, people: dict[str, Ints], outages: list[Outage]
 ) -> dict[str, Ints]:
-    """One send to each: its delivery, its conversion, its price."""
+    """One send to each of `people`: delivery, conversion, price."""
     created, channel, country = people["created"], people["channel"], people["country"]
     n = len(created)
     status, error, first, final, final_status = _delivery(rng, created, channel, country)
@@ -130,7 +130,7 @@ def _send(
     typed = rng.random(n) < np.where(arrived, np.minimum(chance, 0.97), 0.02)
     validity = np.array(world.CODE_VALIDITY)[people["service"]]
     delay = np.minimum(_delay(rng, 24, 0.8, n), 595)
-    slow = (validity > 600) & (rng.random(n) < 0.08)  # long-lived codes are typed hours later
+    slow = (validity > 600) & (rng.random(n) < 0.08)  # some 24 h codes are typed hours later
     delay = np.where(slow, 600 + (rng.random(n) * (validity - 900)).astype(np.int64), delay)
     return {
         "sent": created + 1 + (rng.random(n) * 3).astype(np.int64),
@@ -150,7 +150,7 @@ def _send(
 def _delivery(
     rng: np.random.Generator, created: Ints, channel: Ints, country: Ints
 ) -> tuple[Ints, Ints, Ints, Ints, Ints]:
-    """What the carrier reports: (status, error, when, when it changes again, to what)."""
+    """Carrier reports: (status, error, time of the report, time of its change, new status)."""
     n, luck = len(created), rng.random(len(created))
     status = np.full(n, DELIVERED)
     error = np.zeros(n, dtype=np.int64)
@@ -175,7 +175,7 @@ def _delivery(
     seen = (channel == WHATSAPP) & (status == DELIVERED) & (rng.random(n) < 0.7)
     final[seen] = first[seen] + _delay(rng, 40, 1.2, int(seen.sum()))
     final_status[seen] = READ
-    # RBM mostly falls back to SMS under the same attempt: the failure is taken back.
+    # Most failed RBM attempts fall back to SMS: the same attempt then becomes delivered.
     rescued = rbm & (rng.random(n) < 0.7)
     final[rescued], final_status[rescued] = first[rescued] + 45, DELIVERED
     mute = ~np.array([c.receipts for c in world.COUNTRIES])[country] & (channel != EMAIL)
@@ -186,7 +186,7 @@ def _delivery(
 def _pricing(
     rng: np.random.Generator, created: Ints, channel: Ints, country: Ints, status: Ints
 ) -> dict[str, Ints]:
-    """A price appears minutes to hours after the send, some change once more, some never come."""
+    """Prices appear minutes to hours after the send. Some change once, some never appear."""
     n = len(created)
     flat = np.array([-1 if price is None else price for price in world.CHANNEL_PRICE])[channel]
     sms = np.array([c.sms_price for c in world.COUNTRIES])[country]
@@ -206,7 +206,7 @@ def _pricing(
 
 
 def _destination(people: dict[str, Ints]) -> Ints:
-    """Phone digits (calling code, then a number of the user's own), or the e-mail user."""
+    """The phone number's digits, calling code first; for e-mail, the user's number."""
     number: Ints = people["user"].copy()
     for place, facts in enumerate(world.COUNTRIES):
         here = (people["country"] == place) & (people["channel"] != EMAIL)
@@ -216,7 +216,7 @@ def _destination(people: dict[str, Ints]) -> Ints:
 
 
 def pumping(rng: np.random.Generator, attack: Attack) -> dict[str, Ints]:
-    """Sends to nearly consecutive numbers of one prefix: delivered, paid for, not typed back."""
+    """The sends of an attack: to nearly consecutive numbers, delivered, paid, 1 % converted."""
     n, facts = attack.size, world.COUNTRIES[attack.country]
     ordinal = np.arange(n, dtype=np.int64)
     created = attack.start + (rng.random(n) * attack.hours * 3600).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The sandbox over HTTP, on loopback only: credentials, rate limit, log. Answers: api."""
+"""Serves the sandbox over HTTP on loopback: credentials, rate limit, log. Answers: api."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from pipelines.sandbox.render import Renderer
 from pipelines.sandbox.state import View
 from pipelines.sandbox.switches import Faults, Limits, Switches
 
-_LONGEST_END = 0.02  # seconds until it sees that it is to end
+_LONGEST_END = 0.02  # seconds until the server notices that it must stop
 
 
 class Request(NamedTuple):
-    """A line of the sandbox's log: monotonic seconds at arrival, path, parameters, HTTP status.
+    """A request in the sandbox's log. `at` is its arrival in monotonic seconds.
 
-    `fault` is what was made to go wrong with it.
+    `fault` is the kind of failure that was injected; None = none.
     """
 
     at: float
@@ -42,7 +42,7 @@ class Request(NamedTuple):
 
 
 class Allowance:
-    """Counts requests on the machine's monotonic clock, whatever the account's clock says."""
+    """The rate limit. It uses the machine's monotonic clock, not the account's clock."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -64,10 +64,10 @@ class Allowance:
 
 
 class Sandbox:
-    """An account served over HTTP; a context manager that listens on 127.0.0.1.
+    """Serves an account over HTTP on 127.0.0.1: as a context manager, or by `serve`.
 
-    `now` returns the account's present in epoch seconds (also what the `Date` header tells);
-    `log` is every request answered. Credentials are fixed and worthless elsewhere.
+    `now` returns the account's current time in epoch seconds; the `Date` header uses it too. `log`
+    holds every request. The credentials are fixed and work only here.
     """
 
     account_sid = "AC" + "5a" * 16
@@ -124,7 +124,7 @@ class Sandbox:
         return [json.loads(text) for text in self._view.everything(now)]
 
     def answer(self, path: str, parameters: dict[str, str], authorization: str | None) -> str:
-        """The body of a 200; raises Refusal, with the wait in `retry_after` for a 429."""
+        """The body of a 200 response. Raises Refusal for others; a 429 has `retry_after` set."""
         if path != LIST and not path.startswith(LIST + "/"):
             raise Refusal(404, 20404, f"The requested resource {path} was not found")
         bucket = SUMMARY if path == SUMMARY and not self._limits.summary_shares else LIST
@@ -137,7 +137,7 @@ class Sandbox:
         return self._api.answer(path, parameters, self.now())
 
     def failure(self, kind: str | None) -> None:
-        """Raises the Refusal that a request is to get; takes the time that its answer takes."""
+        """Waits for the latency or the hang, then raises Refusal if `kind` is an HTTP status."""
         if kind == "hang":
             self.closing.wait(self.faults.hang)
         elif self._limits.latency:
@@ -149,7 +149,7 @@ class Sandbox:
             raise refusal
 
     def headers(self, retry_after: int | None) -> dict[str, str]:
-        """The date is the account's present, or off by as much as was told."""
+        """The response headers. `Date` is the account's current time plus `clock_offset`."""
         now = self.now() + self.faults.clock_offset
         found = {
             "Date": formatdate(now, usegmt=True),
@@ -180,14 +180,14 @@ class _Server(ThreadingHTTPServer):
     sandbox: Sandbox
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # who hung up will not be answered
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # the client hung up: no error
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = -1  # headers and body leave together
+    wbufsize = -1  # buffered: headers and body leave together
     server: _Server
 
     def do_GET(self) -> None:
@@ -224,11 +224,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _reset(self) -> None:
-        """Ends the connection without a word; SO_LINGER of 0 s makes that an RST."""
+        """Closes the connection without an answer. SO_LINGER of 0 s makes that a TCP reset."""
         linger = struct.pack("ii", 1, 0)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.connection.close()
         self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet: requests are in the sandbox's own log."""
+        """Prints nothing: `Sandbox.log` has the requests."""

@@ -1,4 +1,4 @@
-"""Which attempts a request sees: filters, retention, visibility. How they look: render."""
+"""Selects the attempts that a request sees: filters, retention, visibility. JSON: render."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RETENTION = 30 * DAY
 
 @dataclass(frozen=True)
 class Query:
-    """A list or summary request's filters; instants are epoch seconds, None = not filtered."""
+    """The filters of a list or summary request. Instants are epoch seconds; None = no filter."""
 
     after: int | None = None
     before: int | None = None
@@ -43,7 +43,7 @@ class View:
     def walk(
         self, query: Query, now: float, start: int | None = None, ascending: bool = True
     ) -> Iterator[tuple[Block, Ints]]:
-        """Matching places, day by day in listing order, from index `start` (exclusive) on."""
+        """Blocks with the positions of matching attempts, in listing order after index `start`."""
         days = self._days(query, now)
         for day in days if ascending else reversed(days):
             first = day if start is None else start >> INDEX_BITS
@@ -58,7 +58,7 @@ class View:
                 yield block, places if ascending else places[::-1]
 
     def summary(self, query: Query, now: float) -> tuple[int, int]:
-        """(attempts, of these converted)."""
+        """(number of attempts, number of converted attempts)."""
         total = converted = 0
         for block, places in self.walk(query, now):
             total += len(places)
@@ -66,7 +66,7 @@ class View:
         return total, converted
 
     def find(self, sid: str, now: float) -> str | None:
-        """One attempt's JSON; None when unknown, not yet visible or forgotten."""
+        """One attempt's JSON; None if it is unknown, not visible yet or past retention."""
         index = self.renderer.sids.number(sid[2:], ATTEMPT)
         if index is None:
             return None

@@ -1,6 +1,6 @@
-"""Facts that the account is drawn from: countries, carriers, prices, habits. Drawing: sends.
+"""Data for the made-up account: countries, carriers, prices, habits. Drawing from it: sends.
 
-Network codes are those of ITU E.212; prices are plausible US dollars a send, in millionths.
+Network codes are from ITU E.212. Prices are plausible, in millionths of a US dollar per send.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Carrier(NamedTuple):
-    """A mobile network: E.212 codes keep their leading zeros, `share` is its part of a country."""
+    """A mobile network. Its E.212 codes keep leading zeros; `share` is its part of the country."""
 
     mcc: str
     mnc: str
@@ -20,9 +20,9 @@ class Carrier(NamedTuple):
 class Country(NamedTuple):
     """One destination country.
 
-    `dial` is the calling code with the first digits of its mobile numbers, `digits` how many
-    follow; `weight` its share of the account; `conversion` the chance that a delivered code is
-    typed back; `utc_offset` hours; `receipts` whether delivery and price are ever reported.
+    `dial`: calling code and first digits of mobile numbers. `digits`: how many digits follow.
+    `weight`: share of the account. `conversion`: chance that a delivered code is typed back.
+    `utc_offset`: hours. `receipts`: False if delivery and price are never reported.
     """
 
     iso: str
@@ -109,15 +109,15 @@ COUNTRIES: tuple[Country, ...] = (
 
 CHANNELS = ("sms", "call", "email", "whatsapp", "rbm")
 FIRST_CHANNEL_SHARE = (0.76, 0.03, 0.07, 0.11, 0.03)
-# A user who got nothing asks again: mostly the same way, else a call, else WhatsApp.
+# Channel of a resend: the same one, a call, or WhatsApp.
 RESEND_CHANNEL_SHARE = (0.60, 0.25, 0.15)
-RESEND_CHANCE = (0.62, 0.45, 0.35, 0.25)  # after the 1st … 4th send; a verification has at most 5
+RESEND_CHANCE = (0.62, 0.45, 0.35, 0.25)  # after the 1st to 4th send; there are at most 5
 
-# Channel price: None = the country's SMS price, else millionths of a dollar everywhere.
+# Price by channel in millionths of a US dollar; None = the country's SMS price.
 CHANNEL_PRICE: tuple[int | None, ...] = (None, 14_000, 900, 14_700, 9_500)
 CHANNEL_CONVERSION = (1.0, 0.82, 0.90, 1.02, 0.95)
 
-# Local hours of a day and days of a week (Monday first), as weights.
+# Weights of the hours of a day (local time) and of the days of a week (Monday first).
 HOURS = (
     0.35, 0.22, 0.15, 0.12, 0.14, 0.25, 0.50, 0.85, 1.10, 1.25, 1.35, 1.40,
     1.45, 1.40, 1.35, 1.35, 1.40, 1.50, 1.60, 1.70, 1.65, 1.40, 1.00, 0.62,
@@ -127,6 +127,6 @@ WEEKDAYS = (1.05, 1.08, 1.06, 1.04, 1.10, 0.90, 0.77)
 SERVICES = 3  # 0 sign-in, 1 sign-up, 2 payments (24 h code validity)
 SERVICE_SHARE = (0.62, 0.28, 0.10)
 CODE_LENGTH = (6, 6, 8)
-CODE_VALIDITY = (600, 600, 86_400)  # seconds: Twilio's default and its longest
+CODE_VALIDITY = (600, 600, 86_400)  # seconds: Twilio's default and its maximum
 
 EMAIL_DOMAINS = ("example.com", "example.org", "mail.example.net")

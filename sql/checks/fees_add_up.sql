@@ -1,5 +1,5 @@
 -- severity: warn
--- Prices are known, but none in WAREHOUSE__FEE_CURRENCY: every total_cost is null.
+-- No price is in the fee's currency, so every total_cost is null: set WAREHOUSE__FEE_CURRENCY.
 with priced as (
     select
         coalesce(currency, 'unknown') as currency,

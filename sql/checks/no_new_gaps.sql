@@ -1,5 +1,5 @@
 -- severity: warn
--- Twilio forgot something in the last week before it was read. (The view gaps has all of it.)
+-- Attempts passed Twilio's 30-day retention unread in the last week. The view gaps lists all gaps.
 with newest as (
     select max(w.read_at) as read_at
     from twilio_verify.windows_read as w

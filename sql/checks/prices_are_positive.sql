@@ -1,5 +1,5 @@
 -- severity: warn
--- A price is negative, which none of Twilio's is, or no number, which the views take for unknown.
+-- A price is negative or not a number. The views treat a price that is not a number as unknown.
 select
     sid,
     date_created,

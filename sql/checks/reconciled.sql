@@ -1,5 +1,5 @@
 -- severity: warn
--- Twilio's own count of a day differs from the warehouse's, though the day was read again.
+-- Twilio's count of a day still differs from the warehouse's after the day was read again.
 select
     r.created_after,
     r.created_before,
@@ -12,9 +12,9 @@ from twilio_verify.reconciliations as r
 cross join settings as s
 where
     r.outcome = 'differs'
-    -- What Twilio has forgotten cannot be compared again; `coverage` has its count for good.
+    -- A day past retention cannot be compared again. The view coverage keeps Twilio's count.
     and epoch_us(r.created_after) + epoch_us(s.retention) > epoch_us(getvariable('now'))
-    -- A later one of at least the same time, by the same filters, takes its place.
+    -- A later comparison with the same filters that includes this window replaces this one.
     and not exists (
         select 1
         from twilio_verify.reconciliations as later

@@ -1,5 +1,5 @@
 -- severity: fail
--- An attempt is stored twice, and so counted twice, or has no sid.
+-- An attempt is stored twice (and counted twice), or has no SID.
 select
     sid,
     count(*) as copies

@@ -1,5 +1,5 @@
 -- severity: fail
--- The sums of a view are not those of the attempts: something is counted twice, or not.
+-- A view's sums differ from those of the attempts: some are counted twice, or not at all.
 with each_verification as (
     select
         verification_sid,
@@ -21,7 +21,7 @@ verifications_expected as (
     cross join settings as s
 ),
 
--- From where nothing can have been left out yet.
+-- Count the raw table too: stg_attempts itself may leave out attempts.
 raw_expected as (
     select count(*) as attempts from twilio_verify.attempts
 ),

@@ -1,5 +1,6 @@
 -- severity: warn
--- No sync has read anything for 26 hours. (The variable `now` is when the checks are run.)
+-- Nothing has been read from Twilio for 26 hours or more: check that the scheduled sync runs.
+-- The variable `now` is the time at which the checks run.
 with newest as (
     select
         max(w.read_at) as last_read_at,

@@ -1,5 +1,5 @@
 -- severity: warn
--- A channel or status that the views do not know yet: perhaps Twilio has a new one.
+-- The views do not know a channel or status yet. Twilio may have added it.
 with found as (
     select
         'channel' as field,

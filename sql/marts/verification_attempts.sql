@@ -45,12 +45,12 @@ comment on view verification_attempts is
 'One row per attempt: one code sent to one person over one channel.';
 comment on column verification_attempts.attempt_sid is 'SID of the attempt (VL…).';
 comment on column verification_attempts.verification_sid is
-'SID of the verification the attempt belongs to (VE…); a resend is a new attempt of the same one.';
+'SID of the attempt''s verification (VE…). A resend is a new attempt of the same verification.';
 comment on column verification_attempts.service_sid is 'SID of the Verify service (VA…).';
 comment on column verification_attempts.account_sid is 'SID of the account (AC…).';
 comment on column verification_attempts.created_at is 'When the attempt was made (UTC).';
 comment on column verification_attempts.updated_at is
-'When Twilio last changed the attempt (UTC); a change of price alone may not move it.';
+'When Twilio last changed the attempt (UTC). A price change may leave it as it was.';
 comment on column verification_attempts.channel is 'sms, call, email, whatsapp or rbm.';
 comment on column verification_attempts.country is
 'Destination country, ISO 3166 alpha-2; unknown for e-mail.';
@@ -63,32 +63,32 @@ comment on column verification_attempts.mnc is
 comment on column verification_attempts.destination is
 'Phone number (E.164) or e-mail address: personal data.';
 comment on column verification_attempts.destination_prefix is
-'The number without its last 4 digits; an e-mail address''s domain, lower case.';
-comment on column verification_attempts.code_length is 'Digits of the code.';
+'Phone number without its last 4 digits; for e-mail the domain, lower case.';
+comment on column verification_attempts.code_length is 'Number of digits of the code.';
 comment on column verification_attempts.conversion_status is
 'converted or unconverted, as Twilio marks this attempt.';
 comment on column verification_attempts.is_converted is
-'Whether Twilio marks this attempt converted; it may mark one or all of a verification.';
+'Whether Twilio marks this attempt converted. It may mark one or all attempts of a verification.';
 comment on column verification_attempts.is_converting_attempt is
-'The last converted attempt of its verification: true once per converted verification.';
+'Whether this is the last converted attempt of its verification (one per conversion).';
 comment on column verification_attempts.verification_status is
 'Whether the code was typed back: confirmed, unconfirmed or expired.';
 comment on column verification_attempts.message_status is
-'What the carrier reported of the message or call.';
+'What the carrier reported about the message or call.';
 comment on column verification_attempts.delivery_outcome is
-'delivered, failed, pending (no final receipt, not settled) or unknown (none, though settled).';
+'delivered, failed, pending (no final receipt yet) or unknown (settled without a final receipt).';
 comment on column verification_attempts.error_code is 'Twilio error code; null when there is none.';
 comment on column verification_attempts.error_name is 'Name of error_code.';
 comment on column verification_attempts.price is
-'Channel charge in currency; null until known. The fee per verification is not in it.';
+'Channel charge in currency, without the fee per verification; null until known.';
 comment on column verification_attempts.currency is
-'Currency of price, upper case; unknown where Twilio gives a price without one.';
+'Currency of price, upper case; unknown if Twilio gives a price without a currency.';
 comment on column verification_attempts.attempt_number is
 '1 for the verification''s first attempt, 2 for its first resend, and so on.';
 comment on column verification_attempts.is_mature is
-'Read when its code could no longer be typed (settings.code_validity); rates count only these.';
+'Whether it was read at age settings.code_validity or later. Conversion rates count only these.';
 comment on column verification_attempts.is_settled is
-'Read at an age at which nothing is expected to change any more (settings.settled_after).';
+'Whether it was read at age settings.settled_after or later: no more changes are expected.';
 comment on column verification_attempts.is_verification_converted is
 'Whether any attempt of its verification converted.';
 comment on column verification_attempts.is_verification_mature is

@@ -60,14 +60,14 @@ left join several as s on a.verification_sid = s.verification_sid
 where s.attempts is null or a.attempt_sid = s.first_attempt_sid;
 
 comment on view verifications is
-'One row per verification: one person proving one destination, in up to five attempts.';
+'One row per verification: one person confirms one destination, in up to five attempts.';
 comment on column verifications.verification_sid is 'SID of the verification (VE…).';
 comment on column verifications.service_sid is 'SID of the Verify service (VA…).';
 comment on column verifications.country is 'Destination country of the first attempt.';
 comment on column verifications.destination is
 'Phone number (E.164) or e-mail address of the first attempt: personal data.';
 comment on column verifications.destination_prefix is
-'The number without its last 4 digits; an e-mail address''s domain, lower case.';
+'Phone number without its last 4 digits; for e-mail the domain, lower case.';
 comment on column verifications.started_at is 'When the first attempt was made (UTC).';
 comment on column verifications.last_attempt_at is 'When the last attempt was made (UTC).';
 comment on column verifications.attempts is 'How many codes were sent.';
@@ -80,15 +80,16 @@ comment on column verifications.converted_attempt_number is
 'attempt_number of the converting attempt; null when the verification did not convert.';
 comment on column verifications.is_converted is 'Whether any attempt converted.';
 comment on column verifications.is_mature is
-'Whether all attempts were read when their code could no longer be typed.';
+'Whether all attempts were read at age settings.code_validity or later.';
 comment on column verifications.is_settled is
-'Whether all attempts were read at an age at which nothing is expected to change any more.';
+'Whether all attempts were read at age settings.settled_after or later.';
 comment on column verifications.is_undelivered is
 'Whether every attempt has delivery_outcome failed.';
 comment on column verifications.has_fallback is 'Whether more than one channel was used.';
 comment on column verifications.is_rescued is
-'Converted on another channel than the first one: an upper bound, as any code may be typed.';
+'Whether it converted on another channel than the first. An upper bound: the user may have '
+'entered an earlier code.';
 comment on column verifications.channel_spend is
-'Sum of the known channel charges; null when none is known or they are in two currencies.';
+'Sum of the known channel charges; null if none is known or if they are in two currencies.';
 comment on column verifications.currency is
-'Currency of channel_spend; mixed where there are two, null where no charge is known.';
+'Currency of channel_spend; mixed if there are two, null if no charge is known.';

@@ -15,7 +15,7 @@ with attempts as (
     cross join settings as s
 ),
 
--- By error code first: the most frequent one of a cell is then a matter of few rows.
+-- Group by error code first: the most frequent code is then found among few rows.
 errors as (
     select
         created_date,
@@ -69,16 +69,16 @@ comment on column carrier_delivery.attempts is 'All attempts, mature or not.';
 comment on column carrier_delivery.delivered is 'Attempts with delivery_outcome delivered.';
 comment on column carrier_delivery.failed is 'Attempts with delivery_outcome failed.';
 comment on column carrier_delivery.pending is
-'Attempts without a final receipt that are not settled: it may still come.';
+'Attempts without a final receipt that are not settled: the receipt may still come.';
 comment on column carrier_delivery.unknown is
 'Settled attempts that never got a final receipt.';
 comment on column carrier_delivery.delivery_rate is
-'delivered / (delivered + failed), mature or not; null without either.';
+'delivered / (delivered + failed), mature or not; null if both are 0.';
 comment on column carrier_delivery.mature_attempts is
-'Attempts read when their code could no longer be typed.';
+'Attempts that were read at age settings.code_validity or later.';
 comment on column carrier_delivery.converted_attempts is 'Mature attempts marked converted.';
 comment on column carrier_delivery.attempt_conversion_rate is
-'converted_attempts / mature_attempts; null without mature attempts. It depends on whether Twilio '
-'marks one or all of a verification.';
+'converted_attempts / mature_attempts; null if there are none. It depends on whether Twilio marks '
+'one or all attempts of a verification.';
 comment on column carrier_delivery.top_error_code is
-'The most frequent error code, of equal ones the first; null without errors.';
+'The most frequent error code (the first in text order if several are); null without errors.';

@@ -25,7 +25,8 @@ rates as (
     from months
 ),
 
--- Wilson's (J. Am. Stat. Assoc. 22, 1927): right for few verifications and for rates near 0 or 1.
+-- Wilson's interval (J. Am. Stat. Assoc. 22, 1927). It is right even for few verifications and for
+-- rates near 0 or 1.
 intervals as (
     select
         created_month,
@@ -53,13 +54,13 @@ select
 from intervals;
 
 comment on view channel_conversion is
-'One row per month and channel, with the 95 % interval in which the success rate lies.';
+'One row per month and channel, with a 95 % confidence interval of the success rate.';
 comment on column channel_conversion.created_month is
 'First day of the month of creation in settings.timezone.';
 comment on column channel_conversion.channel is
-'Channel of the verifications'' first attempt, and of the attempts.';
+'Channel of the attempts. A verification counts under the channel of its first attempt.';
 comment on column channel_conversion.verifications is
-'Mature verifications whose first attempt lies in this row.';
+'Mature verifications whose first attempt is in this row.';
 comment on column channel_conversion.converted is 'Of these, how many converted.';
 comment on column channel_conversion.success_rate is
 'converted / verifications; null without verifications.';
@@ -69,5 +70,5 @@ comment on column channel_conversion.success_rate_high is
 'Upper end of the 95 % Wilson interval of success_rate.';
 comment on column channel_conversion.attempts is 'All attempts of this row, mature or not.';
 comment on column channel_conversion.attempt_conversion_rate is
-'Converted / all mature attempts, by Twilio''s mark on one or all of a verification. No interval: '
-'its resends are not independent.';
+'Converted / all mature attempts. It depends on whether Twilio marks one or all attempts of a '
+'verification. It has no interval: resends are not independent.';

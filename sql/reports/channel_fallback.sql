@@ -75,8 +75,9 @@ comment on column channel_fallback.created_month is
 'First day of the month of the first attempt in settings.timezone.';
 comment on column channel_fallback.first_channel is 'Channel of the first attempt.';
 comment on column channel_fallback.next_channel is 'The first other channel that was tried.';
-comment on column channel_fallback.verifications is 'Mature verifications that moved on so.';
+comment on column channel_fallback.verifications is
+'Mature verifications that moved to next_channel.';
 comment on column channel_fallback.converted is
-'Of these, how many converted on exactly next_channel, not on a third one.';
+'Of these, how many converted on next_channel, not on any other channel.';
 comment on column channel_fallback.rescue_rate is
-'converted / verifications: an upper bound, as any of the codes may be typed.';
+'converted / verifications. An upper bound: the user may have entered an earlier code.';

@@ -110,26 +110,26 @@ comment on column conversion_cost.service_sid is 'SID of the Verify service (VAâ
 comment on column conversion_cost.channel is 'Channel of the attempts.';
 comment on column conversion_cost.country is 'Destination country; unknown for e-mail.';
 comment on column conversion_cost.currency is
-'Currency of the row; attempts without a price are in the account''s most frequent one.';
+'Currency of the row. Attempts without a price count under the account''s most frequent currency.';
 comment on column conversion_cost.attempts is 'All attempts, mature or not.';
 comment on column conversion_cost.priced is
-'Attempts whose price is known. Compare costs only where nearly all are: unknown ones count as 0.';
+'Attempts whose price is known. Compare costs only if nearly all are: unknown prices count as 0.';
 comment on column conversion_cost.price_pending is
-'Attempts whose price is not known yet: not settled.';
+'Attempts that are not settled and whose price is not known yet.';
 comment on column conversion_cost.unpriced is 'Settled attempts that never got a price.';
-comment on column conversion_cost.channel_spend is 'Sum of the known prices; 0 without any.';
+comment on column conversion_cost.channel_spend is 'Sum of the known prices; 0 if none is known.';
 comment on column conversion_cost.wasted_spend is
-'Of channel_spend, what mature verifications cost that never converted.';
+'Part of channel_spend: cost of mature verifications that never converted.';
 comment on column conversion_cost.credited_conversions is
-'Verifications converted by an attempt of this row: over all rows, each of them once.';
+'Verifications converted by an attempt in this row. Each verification counts in one row only.';
 comment on column conversion_cost.verification_fees is
 'credited_conversions times settings.verification_fee, in settings.fee_currency.';
 comment on column conversion_cost.total_cost is
-'channel_spend + verification_fees; null where the row is not in settings.fee_currency: sum it by '
-'currency.';
+'channel_spend + verification_fees; null if currency is not settings.fee_currency. Group by '
+'currency when you sum it.';
 comment on column conversion_cost.total_cost_estimate is
-'total_cost with each pending price at the mean of its channel and country; where there is none, '
-'of its channel, and where there is none either, of the currency.';
+'total_cost plus an estimate of each pending price: the mean price of the channel and country, '
+'else of the channel, else of all attempts, in the same currency.';
 comment on column conversion_cost.cost_per_conversion is
-'total_cost / credited_conversions; null without either. What the same verifications cost on other '
-'channels is in their rows.';
+'total_cost / credited_conversions; null if there is no total_cost or no conversion. Costs of the '
+'same verifications on other channels are in the rows of those channels.';

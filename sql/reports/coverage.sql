@@ -37,7 +37,8 @@ span as (
     ) as both_ends
 ),
 
--- As windows are, without the instant before and with the last: attempts have whole seconds.
+-- Bounds like those of windows: day_after is exclusive, day_before inclusive. Attempts are created
+-- at whole seconds.
 days as (
     select
         cast(day as date) as created_date,
@@ -58,7 +59,7 @@ reads as (
     group by d.created_date
 ),
 
--- What was read when it was old enough to be settled, and how far the windows before it reach.
+-- The part of each window that was read when settled, and how far the windows before it reach.
 late_reads as (
     select
         d.created_date,
@@ -96,7 +97,7 @@ covered as (
     group by created_date
 ),
 
--- Each set of filters has its own gaps; the worst one tells.
+-- Each set of filters has its own gaps. A day shows the set with the longest.
 gaps_of_filters as (
     select
         d.created_date,
@@ -117,8 +118,8 @@ lost as (
     group by created_date
 ),
 
--- Of each set of filters the newest; of these the widest, as the attempts are counted. One of a
--- whole day ends at the next midnight.
+-- The newest comparison of each set of filters. A whole day ends at the next midnight, so its date
+-- is that of one second before.
 newest_of_filters as (
     select
         cast(timezone('UTC', created_before - interval 1 second) as date) as created_date,
@@ -128,6 +129,7 @@ newest_of_filters as (
     group by created_date, filters_hash
 ),
 
+-- The set of filters with most attempts: `attempts` below counts those of all sets.
 reconciled as (
     select
         n.created_date,
@@ -154,19 +156,19 @@ left join covered as v on d.created_date = v.created_date
 left join lost as l on d.created_date = l.created_date
 left join reconciled as c on d.created_date = c.created_date;
 
-comment on view coverage is 'One row per day of created time, in UTC as Twilio counts it.';
-comment on column coverage.created_date is 'Day of creation in UTC, whatever settings.timezone.';
+comment on view coverage is 'One row per day of created time, in UTC like Twilio''s own counts.';
+comment on column coverage.created_date is 'Day of creation in UTC, not in settings.timezone.';
 comment on column coverage.attempts is 'Attempts in the warehouse.';
 comment on column coverage.first_read_at is
 'When a part of the day was read for the first time (UTC).';
 comment on column coverage.last_read_at is
 'When a part of the day was read for the last time (UTC).';
 comment on column coverage.is_settled is
-'Whether all of the day, and each of its attempts, was read when nothing is expected to change. '
-'The first day seldom is: it was read in part only.';
+'Whether the whole day, and each of its attempts, was read at age settings.settled_after or '
+'later. Usually false for the first day, because only part of it was read.';
 comment on column coverage.gap_seconds is
-'How much of the day Twilio forgot before it was read; see gaps.';
+'Seconds of the day that left retention before they were read; see the view gaps.';
 comment on column coverage.api_attempts is
-'Attempts by Twilio''s own count when `reconcile` last asked; null before any.';
+'Twilio''s own count of attempts at the last `reconcile`; null if there was none.';
 comment on column coverage.api_converted is
-'Converted ones by Twilio''s own count then.';
+'Twilio''s own count of converted attempts at the last `reconcile`.';

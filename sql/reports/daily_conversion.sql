@@ -63,23 +63,23 @@ comment on column daily_conversion.channel is 'Channel of the attempts.';
 comment on column daily_conversion.country is 'Destination country; unknown for e-mail.';
 comment on column daily_conversion.attempts is 'All attempts, mature or not.';
 comment on column daily_conversion.mature_attempts is
-'Attempts read when their code could no longer be typed.';
+'Attempts that were read at age settings.code_validity or later.';
 comment on column daily_conversion.converted_attempts is 'Mature attempts marked converted.';
 comment on column daily_conversion.attempt_conversion_rate is
-'converted_attempts / mature_attempts; null without mature attempts. It depends on whether Twilio '
-'marks one or all of a verification.';
+'converted_attempts / mature_attempts; null if there are none. It depends on whether Twilio marks '
+'one or all attempts of a verification.';
 comment on column daily_conversion.verifications is
-'Mature verifications whose first attempt lies in this row.';
+'Mature verifications whose first attempt is in this row.';
 comment on column daily_conversion.converted_verifications is 'Of these, how many converted.';
 comment on column daily_conversion.verification_success_rate is
 'converted_verifications / verifications; null without verifications.';
 comment on column daily_conversion.credited_conversions is
-'Verifications converted by an attempt of this row: over all rows, each of them once. Not part '
-'of verifications, which are where they began.';
+'Verifications converted by an attempt in this row. Each verification counts in one row only. '
+'Not a part of verifications, which count in the row of their first attempt.';
 comment on column daily_conversion.delivered_attempts is
 'Attempts with delivery_outcome delivered.';
 comment on column daily_conversion.failed_attempts is 'Attempts with delivery_outcome failed.';
 comment on column daily_conversion.unknown_attempts is
 'Settled attempts that never got a final receipt.';
 comment on column daily_conversion.delivery_rate is
-'delivered_attempts / (delivered_attempts + failed_attempts), mature or not; null without either.';
+'delivered_attempts / (delivered_attempts + failed_attempts), mature or not; null if both are 0.';

@@ -68,13 +68,13 @@ comment on column delivery_errors.created_date is 'Day of creation in settings.t
 comment on column delivery_errors.channel is 'Channel of the attempts.';
 comment on column delivery_errors.country is 'Destination country; unknown for e-mail.';
 comment on column delivery_errors.error_code is
-'Twilio error code; unknown where an attempt failed without one, such as a call to a busy line.';
+'Twilio error code; unknown if an attempt failed without one, such as a call to a busy line.';
 comment on column delivery_errors.error_name is 'Name of error_code.';
 comment on column delivery_errors.attempts is
-'Attempts with it, a few of which may have been delivered in the end.';
+'Attempts with this error code. A few of them may have been delivered in the end.';
 comment on column delivery_errors.share is
 'attempts / all attempts of the day, channel and country.';
 comment on column delivery_errors.channel_spend is
-'Sum of their known channel charges; null when none is known or they are in two currencies.';
+'Sum of their known channel charges; null if none is known or if they are in two currencies.';
 comment on column delivery_errors.currency is
-'Currency of channel_spend; mixed where there are two, null where no charge is known.';
+'Currency of channel_spend; mixed if there are two, null if no charge is known.';

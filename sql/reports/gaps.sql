@@ -8,8 +8,8 @@ where age = to_seconds(0)
 order by filters_hash, lost_after;
 
 comment on view gaps is
-'One row per stretch of created time that left retention before it was read even once: lost.';
+'One row per stretch of created time that left retention unread. Its attempts are lost.';
 comment on column gaps.filters_hash is
-'Set of filters, as in twilio_verify.windows_read: each has its own progress.';
-comment on column gaps.lost_after is 'Attempts created after this instant are lost (UTC) …';
-comment on column gaps.lost_before is '… up to and including this one (UTC).';
+'Set of filters, as in twilio_verify.windows_read. Each set has its own progress.';
+comment on column gaps.lost_after is 'Start of the stretch, exclusive (UTC).';
+comment on column gaps.lost_before is 'End of the stretch, inclusive (UTC).';

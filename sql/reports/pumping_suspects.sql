@@ -18,8 +18,8 @@ with sends as (
         and v.destination_prefix != 'unknown'
 ),
 
--- A verification none of whose codes arrived says nothing of who asked for it: an outage is not an
--- attack. It does belong to an attack, and may have been paid for.
+-- Rates leave out verifications of which all attempts failed to be delivered: an outage is not an
+-- attack. The spend below includes them: they can belong to an attack, and can cost money.
 cells as (
     select
         created_date,
@@ -32,8 +32,8 @@ cells as (
     group by created_date, country, destination_prefix
 ),
 
--- An attack is no measure of another: several prefixes, day after day, would hide each other. What
--- would be suspect even if only half of all converted is usually left out of a baseline.
+-- Attacks must not lower the baseline: attacks on several prefixes or days would hide each other.
+-- So a baseline usually leaves out cells that would be suspect even at a baseline of 50 % (is_low).
 measured as (
     select
         c.created_date,
@@ -62,7 +62,7 @@ country_days as (
     group by created_date, country
 ),
 
--- Few cells can be suspects at all; the rest is reckoned for those.
+-- Only these few cells can be suspects. All that follows is computed for them alone.
 candidates as (
     select
         c.created_date,
@@ -78,7 +78,8 @@ candidates as (
         and c.converted < c.verifications * s.pumping_rate
 ),
 
--- The account with the day itself: its first day would have nothing else to be held against.
+-- A baseline ends `since` days before the candidate. That of the account includes the day itself:
+-- on the first day there is nothing else to compare with.
 scopes as (
     select
         scope,
@@ -86,7 +87,7 @@ scopes as (
     from (values ('account', 0), ('country', 1)) as names (scope, since)
 ),
 
--- All of a scope, and then less the prefix itself.
+-- All cells of a scope, minus those of the prefix itself (the negative numbers).
 others as (
     select
         c.cell,
@@ -122,7 +123,8 @@ others as (
             and c.created_date - m.created_date between s.since and 28
 ),
 
--- Where most hardly convert, on most days, and yet one in 20 does, it is no attack but how it is.
+-- Low conversion is normal, not an attack, if most verifications are in low cells on most days, and
+-- at least 1 in 20 converts. The baseline then includes the low cells.
 rates as (
     select
         cell,
@@ -177,7 +179,7 @@ baselines as (
     left join rates as n on c.cell = n.cell and n.scope = 'country'
 ),
 
--- Of two binomial rates, pooled: a baseline of few verifications is itself uncertain.
+-- A z-test of two binomial rates, pooled: a baseline of few verifications is itself uncertain.
 scores as (
     select
         cell,
@@ -230,7 +232,7 @@ destinations as (
     group by cell, number
 ),
 
--- Numbers as a machine counts them up, perhaps leaving one out now and then.
+-- Runs of numbers: each is at most 2 above the one before, as if a machine counted them up.
 stretches as (
     select
         cell,
@@ -318,33 +320,34 @@ where
     and t.reached >= s.pumping_destinations;
 
 comment on view pumping_suspects is
-'One row per day, country and number prefix that hardly converts: SMS pumping, most likely.';
+'One row per day, country and number prefix that hardly converts: probably SMS pumping.';
 comment on column pumping_suspects.created_date is
 'Day of the first attempts in settings.timezone.';
 comment on column pumping_suspects.country is 'Destination country.';
 comment on column pumping_suspects.destination_prefix is
-'The numbers without their last 4 digits.';
+'Phone numbers without their last 4 digits.';
 comment on column pumping_suspects.verifications is
-'Mature verifications, but for those whose every attempt failed to be delivered: an outage '
-'is no attack.';
+'Mature verifications, without those of which all attempts failed to be delivered: an outage '
+'is not an attack.';
 comment on column pumping_suspects.converted is 'Of these, how many converted.';
 comment on column pumping_suspects.success_rate is 'converted / verifications.';
 comment on column pumping_suspects.baseline is
-'What success_rate usually is: that of the rest of the country in the 28 days before, but at '
-'least half the account''s; the account''s where the country has under 100 verifications. '
-'Prefixes that hardly convert are left out, unless most do on most days.';
+'The usual success_rate: that of the rest of the country in the 28 days before, but at least half '
+'of the account''s. If the country has under 100 verifications, that of the account. Prefixes that '
+'hardly convert do not count, unless on most days they are the majority.';
 comment on column pumping_suspects.z_score is
-'Standard deviations by which success_rate is below baseline: of two binomial rates, pooled.';
+'Standard deviations by which success_rate is below baseline (two binomial rates, pooled).';
 comment on column pumping_suspects.distinct_destinations is
-'How many numbers were sent to, delivered or not.';
+'How many phone numbers were sent to, delivered or not.';
 comment on column pumping_suspects.longest_number_run is
-'Most of these numbers in a row, of which each is at most 2 above the one before.';
+'Length of the longest run of numbers in which each is at most 2 above the one before.';
 comment on column pumping_suspects.channel_spend is
-'Sum of the known channel charges, delivered or not; null when they are in two currencies.';
+'Sum of the known channel charges, delivered or not; null if they are in two currencies.';
 comment on column pumping_suspects.wasted_spend is
-'Of channel_spend, what verifications cost that did not convert.';
+'Part of channel_spend: cost of verifications that did not convert.';
 comment on column pumping_suspects.currency is
-'Currency of channel_spend and wasted_spend; mixed where there are two, null without a price.';
+'Currency of channel_spend and wasted_spend; mixed if there are two, null without a price.';
 comment on column pumping_suspects.reasons is
-'few convert; where so: numbers in a row (a run of half the numbers, and of 5), sudden (10 '
-'times the prefix''s usual day), nobody asks again (not one second attempt).';
+'Always: few convert. If true: numbers in a row (longest_number_run is 5 or more, and half '
+'of the numbers or more), sudden (10 times the prefix''s usual day or more), nobody asks again (no '
+'verification has a second attempt).';

@@ -13,7 +13,7 @@ with mature as (
     where v.is_mature
 ),
 
--- Few kinds of verification, so that each is counted once for every send it reached.
+-- Group verifications first: expanding the few groups to one row per send is cheap.
 kinds as (
     select
         created_month,
@@ -67,7 +67,7 @@ select
 from reached;
 
 comment on view retry_funnel is
-'One row per month, first channel and number of the send: how far verifications go.';
+'One row per month, first channel and number of the send: how many verifications reach it.';
 comment on column retry_funnel.created_month is
 'First day of the month of the first attempt in settings.timezone.';
 comment on column retry_funnel.first_channel is 'Channel of the first attempt.';
@@ -75,10 +75,10 @@ comment on column retry_funnel.attempt_number is
 '1 for the first send, 2 for the first resend, and so on.';
 comment on column retry_funnel.verifications is 'Mature verifications that reached this send.';
 comment on column retry_funnel.reached_share is
-'verifications / those of the first send.';
+'verifications / verifications of the first send.';
 comment on column retry_funnel.converted_here is
-'Of these, how many converted with this send, by convention the last that is marked: an upper '
-'bound, as an earlier code may have been typed.';
+'Of these, how many converted with this send (the last attempt marked converted). An upper '
+'bound: the user may have entered an earlier code.';
 comment on column retry_funnel.converted_here_share is 'converted_here / verifications.';
 comment on column retry_funnel.converted is 'Of these, how many converted with any send.';
 comment on column retry_funnel.converted_share is 'converted / verifications.';

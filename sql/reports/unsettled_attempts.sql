@@ -40,7 +40,7 @@ comment on column unsettled_attempts.channel is 'Channel of the attempts.';
 comment on column unsettled_attempts.country is 'Destination country; unknown for e-mail.';
 comment on column unsettled_attempts.age_bucket is
 'Age at the newest read: 0 to 1 h, 1 to 24 h, 24 to 72 h, 72 h to 30 d (due to be read again) or '
-'over 30 d (never again: Twilio forgot them, see missed_revisits).';
+'over 30 d (past retention, cannot be read again; see missed_revisits).';
 comment on column unsettled_attempts.attempts is 'Attempts that are not settled.';
 comment on column unsettled_attempts.without_price is 'Of these, how many have no price yet.';
 comment on column unsettled_attempts.without_receipt is

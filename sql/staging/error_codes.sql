@@ -20,6 +20,6 @@ from (
 ) as codes (code, name);
 
 comment on view error_codes is
-'One row per Twilio error code that verification attempts are known to end with.';
+'One row per Twilio error code that verification attempts can have.';
 comment on column error_codes.code is 'Twilio error code, as text.';
-comment on column error_codes.name is 'What Twilio calls it.';
+comment on column error_codes.name is 'Twilio''s name for the error.';

@@ -6,7 +6,7 @@ with ages as (
     from settings
 ),
 
--- What a window's read has served: of it, what was old enough, and not yet forgotten.
+-- The part of each window that was old enough when read, and still within retention.
 served as (
     select
         w.filters_hash,
@@ -70,9 +70,9 @@ inner join bounds as b on o.filters_hash = b.filters_hash and o.age = b.age
 where o.unserved_after < least(o.span_after, b.forgotten_before);
 
 comment on view stg_unserved is
-'One row per stretch of created time that left retention without being read at an age or later.';
+'One row per stretch of created time that left retention before a read at this age or later.';
 comment on column stg_unserved.filters_hash is
-'Set of filters, as in twilio_verify.windows_read: each has its own progress.';
-comment on column stg_unserved.age is 'Zero, or an age of settings.revisit_after.';
-comment on column stg_unserved.unserved_after is 'Where the stretch begins, exclusive (UTC).';
-comment on column stg_unserved.unserved_before is 'Where it ends, inclusive (UTC).';
+'Set of filters, as in twilio_verify.windows_read. Each set has its own progress.';
+comment on column stg_unserved.age is 'Zero (any read), or an age in settings.revisit_after.';
+comment on column stg_unserved.unserved_after is 'Start of the stretch, exclusive (UTC).';
+comment on column stg_unserved.unserved_before is 'End of the stretch, inclusive (UTC).';
