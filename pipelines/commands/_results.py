@@ -59,7 +59,7 @@ def _print_table(answer: duckdb.DuckDBPyRelation | None) -> None:
     if _UNCOUNTED in footer:  # of a long answer DuckDB draws a part, without counting the rest
         ((count,),) = answer.count("*").fetchall()
         footer = footer.replace(_UNCOUNTED, f"{count:,} rows").replace(_MANY, "")
-    print(table, corner, footer, sep="", end="")
+    print(table, corner, footer.rstrip("\n"), sep="")
 
 
 def _print_csv(names: list[str], rows: Iterator[tuple[object, ...]]) -> None:

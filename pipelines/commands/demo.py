@@ -78,4 +78,5 @@ def demo(settings: Settings, now: datetime) -> Run:
         for title, query in ANSWERS.items():
             print(title)
             run_query(connection, query, "table")
+            print()
     return run
