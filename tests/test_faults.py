@@ -111,7 +111,7 @@ def test_an_answer_that_fails_is_asked_for_again(
     assert operator.run(world, "sync", page_size=50, **hangs) == 0
     assert holds_the_truth(world)
     assert kind == "hang" or any(request.fault for request in world.sandbox.log)
-    assert "tried again" in operator.told
+    assert "retried" in operator.told
 
 
 @pytest.mark.parametrize("form", ["seconds", pytest.param("date", marks=LONG)])
@@ -334,7 +334,7 @@ def test_odd_rows_are_stored_or_rejected_but_never_lost(
     assert sorted(kept) == sorted(json.dumps(row, sort_keys=True) for row in unusable)
     assert {row["reason"] for row in rejected} <= {"no usable sid", "no usable date_created"}
     assert (f"{len(unusable)} rejected" in told) == bool(unusable)
-    assert ("rows that Twilio listed are no attempts" in told) == bool(unusable)
+    assert ("rows from Twilio are not attempts" in told) == bool(unusable)
     names = {r["column_name"] for r in world.query("describe twilio_verify.attempts")}
     assert not [name for name in names if "__v_" in name]
     assert world.query("select count(*) as n from verification_attempts")[0]["n"] > 0

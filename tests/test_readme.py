@@ -45,7 +45,7 @@ SQL = DOCUMENTS["sql/README.md"]
 PIPELINES = DOCUMENTS["pipelines/README.md"]
 BENCH = DOCUMENTS["tests/bench/README.md"]
 THEN = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)  # when their outputs were made
-_SECONDS = re.compile(r"\b\d+\.\d s(, of which \d+\.\d s publishing)?")  # said from a second on
+_SECONDS = re.compile(r"\b\d+\.\d s(, including \d+\.\d s for publishing)?")
 _NUMBERS = re.compile(r" *\d+(\.\d+(?= MB))?")
 # Targets that are not ours to run from a test: CI runs some of them, `make -n` the others.
 OF_MAKE = {"test", "test-long", "test-busy", "test-pythons", "lint", "format", "bench", "clean"}

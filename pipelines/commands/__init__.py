@@ -1,8 +1,8 @@
-"""The command line: one module a command, found by its file. Modules with `_`: what they share.
+"""The command line: one module per command, found by its file. Modules with `_`: shared code.
 
-A command's docstring is its help, `add_arguments(parser)` its options, `run(arguments, settings,
-now)` what it does and prints. It imports in there what that needs: nobody waits for dlt to read
-the help, or to hear of a mistyped option.
+A command's docstring is its help. `add_arguments(parser)` adds its options. `run(arguments,
+settings, now)` does the work and prints. Slow imports are inside `run`, so that the help and the
+message for a mistyped option do not wait for dlt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipelines.commands._arguments import TEXT, Parser
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the whole command line. It leaves the chosen command's function in `run`."""
+    """The parser of the whole command line. It stores the chosen command's function as `run`."""
     whole = Parser(
         prog="verify-sync",
         description="A complete, settled copy of Twilio Verify's attempts in DuckDB.",
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def names() -> list[str]:
-    """Of the commands, in alphabetical order."""
+    """Returns the names of the commands in alphabetical order."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))
     return [name for name in modules if not name.startswith("_")]
 
@@ -44,7 +44,7 @@ def _add(adding: argparse._SubParsersAction[Parser], name: str) -> None:
 
 
 class _Version(argparse.Action):
-    """Not argparse's own, which would look the release up for every command."""
+    """Prints the release. argparse's own action would look it up for every command."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         print(f"verify-sync {release()}")

@@ -1,4 +1,4 @@
-"""Options that several commands have, and types of values. One command's own: its module."""
+"""Options that several commands share, and argument types. One command's own: its module."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pipelines.errors import Misuse, masked
 
 TEXT, JSON = "text", "json"
 TABLE = "table"
-FORMATS = (TABLE, "csv", "json")  # of answers to a query
+FORMATS = (TABLE, "csv", "json")  # of query results
 _AGO = re.compile(r"(\d{1,4}) (minute|hour|day|week)s? ago")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, but what was typed is not repeated where it may be a phone number."""
+    """argparse's parser, but error messages do not repeat possible phone numbers."""
 
     def error(self, message: str) -> NoReturn:
         super().error(masked(message))
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Of a command that works in a warehouse, one run at a time."""
+    """Adds the options of a command that locks the warehouse."""
     parser.add_argument(
         "--wait",
         type=between(float, 0, 86_400),
@@ -34,18 +34,18 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quiet", action="store_true", help="print nothing when all is well, for cron"
     )
-    parser.add_argument(
-        "--log-format", choices=(TEXT, JSON), help="json: an object a line, for machines"
-    )
+    parser.add_argument("--log-format", choices=(TEXT, JSON), help="json: one JSON object per line")
 
 
 def add_window(parser: argparse.ArgumentParser, prefix: str = "") -> None:
     parser.add_argument(
         "--after",
-        help=f"{prefix}created after: a date or a date and time (UTC unless it says otherwise), "
-        "today, yesterday, '6 hours ago', '2 days ago', '1 week ago'",
+        help=f"{prefix}created after this time: a date, a date and time (UTC unless it has a "
+        "zone), today, yesterday, '6 hours ago', '2 days ago', '1 week ago'",
     )
-    parser.add_argument("--before", help="created before, likewise (default: now)")
+    parser.add_argument(
+        "--before", help="created before this time, in the same form (default: now)"
+    )
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +53,9 @@ def add_format(parser: argparse.ArgumentParser) -> None:
 
 
 def instant(text: str | None, now: datetime, option: str) -> datetime | None:
-    """An ISO date or date and time (UTC unless it says otherwise), `yesterday`, `2 days ago`.
+    """Parses an ISO date or date and time (UTC unless it has a zone), `yesterday`, `2 days ago`.
 
-    Raises Misuse for what is none.
+    Returns an aware datetime, or None for None. Raises Misuse if `text` is not a time.
     """
     if text is None:
         return None
@@ -68,7 +68,7 @@ def instant(text: str | None, now: datetime, option: str) -> datetime | None:
     try:
         if ago:
             return now - timedelta(**{ago[2] + "s": int(ago[1])})
-        if re.match(r"20\d\d-\d\d-\d\d", plain):  # a mere time would be another one tomorrow
+        if re.match(r"20\d\d-\d\d-\d\d", plain):  # a time alone is ambiguous
             import pendulum
 
             parsed = pendulum.parse(text.strip(), tz="UTC")
@@ -76,10 +76,10 @@ def instant(text: str | None, now: datetime, option: str) -> datetime | None:
         pass
     if not isinstance(parsed, datetime):
         raise Misuse(
-            f"{option}: '{masked(text)}' is no time; write 2026-11-23, 2026-11-23T08:00:00-05:00, "
-            "today, yesterday, '6 hours ago' or '2 days ago'"
+            f"{option}: '{masked(text)}' is not a time; write 2026-11-23, "
+            "2026-11-23T08:00:00-05:00, today, yesterday, '6 hours ago' or '2 days ago'"
         )
-    return datetime.fromtimestamp(parsed.timestamp(), timezone.utc)  # pendulum's own zones differ
+    return datetime.fromtimestamp(parsed.timestamp(), timezone.utc)  # not pendulum's zone
 
 
 def between(kind: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:

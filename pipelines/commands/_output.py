@@ -1,4 +1,4 @@
-"""What commands print: log, result, failure; as text or JSON. Answers to SQL: _results."""
+"""Prints the log, result and failure of a command, as text or JSON. SQL results: _results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("verify_sync")
 
 
 def log_to_stderr(arguments: argparse.Namespace) -> None:
-    """Plain lines on a terminal, with the time (UTC) elsewhere: cron's mail has no other."""
+    """Logs plain lines on a terminal. Elsewhere, as in cron's mail, each line has a UTC time."""
     is_json, is_terminal = arguments.log_format == JSON, sys.stderr.isatty()
     plain = _Redacted("%(message)s" if is_terminal else "%(asctime)s %(message)s")
     plain.converter = time.gmtime
@@ -51,7 +51,7 @@ def tell_read(arguments: argparse.Namespace, settings: Settings, run: Run) -> No
 
 
 def tell(arguments: argparse.Namespace, line: str, run: Run | None = None) -> None:
-    """The one line that says what a run did."""
+    """Prints the one line that says what a run did. With --quiet, prints nothing."""
     if arguments.quiet:
         return
     if arguments.log_format == JSON:
@@ -67,17 +67,17 @@ def what_was_published(settings: Settings, run: Run) -> str:
 def cost(run: Run) -> str:
     parts = [counted(run.counts.requests, "request")]
     if run.counts.retries:
-        parts.append(f"of which {run.counts.retries:,} tried again")
+        parts.append(f"including {run.counts.retries:,} retried")
     if run.rejected:
         parts.append(f"{run.rejected:,} rejected")
     parts.append(f"{run.seconds:.1f} s")
     if run.publishing >= 1:
-        parts.append(f"of which {run.publishing:.1f} s publishing")
+        parts.append(f"including {run.publishing:.1f} s for publishing")
     return ", ".join(parts)
 
 
 def shown(path: Path) -> Path:
-    """As a person would type it from here; whole where that is the root."""
+    """Returns `path` relative to the current folder if it is below it and that is not the root."""
     here = Path.cwd()
     is_below = path.is_relative_to(here) and here != Path(here.anchor)
     return path.relative_to(here) if is_below else path
@@ -91,7 +91,7 @@ class _Redacted(logging.Formatter):
 
 
 class _AsJson(logging.Formatter):
-    """`time` (UTC), `level`, `command` and `message`; of what ends the command `exit_code`."""
+    """`time` (UTC), `level`, `command` and `message`. The final failure also has `exit_code`."""
 
     def __init__(self, command: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Runs SQL and prints the answer as table, csv or json. Opening the file: warehouse.published."""
+"""Runs SQL and prints the result as table, csv or json. Opening the file: warehouse.published."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pipelines.errors import Failure, Misuse
 from pipelines.warehouse.published import brief
 
 _ROWS = 200  # a table shows no more; csv and json show everything
-_AS_JSON = (bool, list, tuple, dict, timedelta)  # in a field of csv
+_AS_JSON = (bool, list, tuple, dict, timedelta)  # types written as JSON in a csv field
 _UNCOUNTED, _MANY = "? rows", ">9999 rows, "
-_WIDE = 100_000  # characters: away from a terminal no column is left out
+_WIDE = 100_000  # characters: without a terminal, all columns are shown
 
 
 def run_query(connection: duckdb.DuckDBPyConnection, query: str, style: str) -> None:
-    """Prints the answer to each statement. Raises Misuse for SQL that makes no sense."""
+    """Prints the result of each statement. Raises Misuse for wrong SQL, else Failure."""
     try:
         for statement in connection.extract_statements(query):
             if style == TABLE:
@@ -42,7 +42,7 @@ def run_query(connection: duckdb.DuckDBPyConnection, query: str, style: str) -> 
 
 
 def _bare(statement: str) -> str:
-    """A statement without its `;` and what follows it, which a relation cannot be made of."""
+    """Returns the statement without its `;` and the rest: a DuckDB relation allows neither."""
     text = statement.encode()  # the tokenizer counts bytes
     ends = [at for at, _ in duckdb.tokenize(statement) if text[at : at + 1] == b";"]
     return text[: ends[-1]].decode() if ends else statement
@@ -56,7 +56,7 @@ def _print_table(answer: duckdb.DuckDBPyRelation | None) -> None:
     with redirect_stdout(drawn):
         answer.show(max_rows=_ROWS, max_width=width)
     table, corner, footer = drawn.getvalue().rpartition("┘")
-    if _UNCOUNTED in footer:  # of a long answer DuckDB draws a part, without counting the rest
+    if _UNCOUNTED in footer:  # DuckDB draws part of a long result and does not count the rest
         ((count,),) = answer.count("*").fetchall()
         footer = footer.replace(_UNCOUNTED, f"{count:,} rows").replace(_MANY, "")
     print(table, corner, footer.rstrip("\n"), sep="")
@@ -72,15 +72,15 @@ def _print_csv(names: list[str], rows: Iterator[tuple[object, ...]]) -> None:
 
 
 def _print_json(names: list[str], rows: Iterator[tuple[object, ...]]) -> None:
-    """An array of objects; amounts as text, so that they stay exact; no number, no value."""
+    """Prints an array of objects. Decimals are text, to stay exact. NaN and infinity are null."""
     if len(set(names)) < len(names):
-        raise Misuse("two columns have the same name, which JSON cannot tell apart: rename one")
+        raise Misuse("two columns have the same name, which JSON does not allow: rename one")
     lines = (json.dumps(dict(zip(names, map(_plain, row), strict=True))) for row in rows)
     print("[" + ",\n".join(lines) + "]")
 
 
 def _plain(value: object) -> object:
-    """What JSON has a form for. Lengths of time in seconds, as `export` has them."""
+    """Converts `value` to a JSON type. Durations become seconds, as in `export`."""
     if isinstance(value, dict):
         return {str(_plain(key)): _plain(of) for key, of in value.items()}
     if isinstance(value, (list, tuple)):

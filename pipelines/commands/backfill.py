@@ -1,4 +1,4 @@
-"""Read a window again, the last 30 days unless told otherwise; resumable."""
+"""Read a window of created time again (default: the last 30 days); resumable."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ log = logging.getLogger("verify_sync")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument(
-        "--days", type=between(int, 1, 3650), help="the last so many days (default: 30)"
+        "--days", type=between(int, 1, 3650), help="read the last DAYS days (default: 30)"
     )
-    add_window(parser, "instead: ")
+    add_window(parser, "instead of --days: ")
     parser.add_argument(
-        "--restart", action="store_true", help="begin anew even if an earlier one is unfinished"
+        "--restart", action="store_true", help="drop an unfinished backfill and start over"
     )
 
 
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace, settings: Settings, now: datetime) -> Non
 def window_of(
     days: int | None, after: datetime | None, before: datetime | None, now: datetime
 ) -> Window:
-    """The window that options name, within retention: what they leave out is said.
+    """Returns the window that the options name, cut to retention. Warns if it cuts.
 
     Raises Misuse if nothing is left.
     """
@@ -58,17 +58,21 @@ def window_of(
     end = before or now
     if end <= oldest:
         raise Misuse(
-            f"Twilio has forgotten what was created before {oldest:%F %T} UTC, so there is "
-            "nothing to read: choose a later --before"
+            f"Twilio no longer has attempts created before {oldest:%F %T} UTC: choose a later "
+            "--before"
         )
     if start >= min(end, now):
-        raise Misuse("--after must be earlier than --before, or than now")
+        raise Misuse("--after must be earlier than --before, and earlier than now")
     if start < oldest:
-        log.warning("Twilio has forgotten what was created before %s UTC", f"{oldest:%F %T}")
+        log.warning(
+            "attempts created before %s UTC are skipped: Twilio no longer has them",
+            f"{oldest:%F %T}",
+        )
     if end > now:
-        log.warning("--before lies in the future: this reads what was created up to now")
+        log.warning("--before is in the future: this reads attempts created up to now")
     start, end = (at.replace(microsecond=0) for at in (max(start, oldest), min(end, now)))
-    # `(after, before]` without the running second, but with what was created at `--after`.
+    # The window is `(after, before]`. The first second of `--after` belongs to it, so it begins a
+    # second earlier. The current second is not over, so the window ends a second before now.
     newest = now.replace(microsecond=0) - SECOND
     return Window(start - SECOND if after else start, min(end, newest))
 
@@ -81,10 +85,10 @@ def backfill(
     restart: bool = False,
     wait: float = 0.0,
 ) -> Run:
-    """Reads `window` again and publishes it, or goes on with an unfinished call of the same name.
+    """Reads `window` again and publishes it, or resumes an unfinished call with the same `asked`.
 
-    `asked` is that name: the options as they were typed; with none it goes on with whatever is
-    unfinished, or if it is to `restart` reads that again. Raises Failure or Misuse.
+    `asked` holds the options as typed. If empty, this resumes any unfinished backfill; with
+    `restart`, it reads that one's window from the beginning. Raises Failure or Misuse.
     """
     from pipelines.reading.gaps import warn_of_gaps
     from pipelines.settings import require_credentials
@@ -100,7 +104,7 @@ def backfill(
     instants = (at.isoformat() for at in (*astuple(window), now.replace(microsecond=0)))
     wanted = Backfill(account_sid, settings.filters.hash, asked, *instants)
     with (
-        # Two of them would read the same.
+        # Two backfills at a time would read the same windows.
         warehouse.locked(warehouse.backfill_lock, wait, is_brief=False),
         mindful_of_expiry(settings, now),
         recorded(warehouse),

@@ -1,4 +1,4 @@
-"""Run the checks of sql/checks on what the last run left."""
+"""Run all checks on the data that the last run left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
-    """None of its own."""
+    """This command has no options of its own."""
 
 
 def run(_: argparse.Namespace, settings: Settings, now: datetime) -> None:

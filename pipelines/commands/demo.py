@@ -1,4 +1,4 @@
-"""Sandbox, sync and a few answers; no account needed."""
+"""Sync a made-up account and show a few answers; no Twilio account needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS, DAYS = 20_000, 30
 ANSWERS = {
-    "Conversion by channel (attempts sent over it, verifications that began with it)": """
+    "Conversion by channel (attempts by own channel, verifications by first channel)": """
         select channel, sum(attempts)::bigint as attempts,
             sum(verifications)::bigint as verifications,
             round(sum(converted_verifications) / sum(verifications), 3) as success_rate,
@@ -37,7 +37,7 @@ ANSWERS = {
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
-    """None of its own."""
+    """This command has no options of its own."""
 
 
 def run(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
@@ -45,7 +45,7 @@ def run(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
     folder = shown(settings.directory / "demo")
     print(
         f"This sync read {counted(done.attempts, 'attempt')} from the sandbox with "
-        f"{cost(done)}. Now ask it something yourself:\n"
+        f"{cost(done)}. Now try queries of your own:\n"
         f"  WAREHOUSE__DIR={folder} {typed('sql', query='from daily_conversion limit 5')}\n"
         f"  WAREHOUSE__DIR={folder} {typed('sql')}\n"
         "For your own account, set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN and run "
@@ -54,7 +54,7 @@ def run(_: argparse.Namespace, settings: Settings, now: datetime) -> None:
 
 
 def demo(settings: Settings, now: datetime) -> Run:
-    """Syncs a made-up account into a folder of its own and prints what it holds."""
+    """Syncs a made-up account into a folder of its own and prints a few query results."""
     from pipelines.commands._results import run_query
     from pipelines.commands.sync import sync
     from pipelines.sandbox.account import Account
@@ -71,7 +71,7 @@ def demo(settings: Settings, now: datetime) -> Run:
             base_url=sandbox.url,
             credentials=Credentials.of(sandbox.account_sid, sandbox.auth_token),
         )
-        # This sandbox has not counted what an earlier demo asked of another.
+        # A new sandbox does not count the requests of earlier demos.
         of_sandbox.requests_log.unlink(missing_ok=True)
         run = sync(of_sandbox, now)
     with open_published(of_sandbox.published) as connection:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="made if it is not there")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="created if missing")
     parser.add_argument("--format", choices=("parquet", "csv"), default="parquet")
 
 

@@ -41,7 +41,10 @@ def run(arguments: argparse.Namespace, settings: Settings, now: datetime) -> Non
 def fetch(
     settings: Settings, sids: Iterable[str], now: datetime, wait: float = 0.0
 ) -> tuple[Run, list[str]]:
-    """Merges single attempts; returns the run, and the SIDs that the API does not have."""
+    """Reads and merges single attempts. Returns the run, and the SIDs that the API does not have.
+
+    Costs one request per SID. Raises Failure if the API has none of them.
+    """
     import pyarrow as pa
 
     from pipelines.reading.package import Package, latest
@@ -77,6 +80,6 @@ def fetch(
 
 def _not_there(sids: Iterable[str]) -> str:
     return (
-        f"Twilio has no attempt {', '.join(sids)}: unknown, or older than 30 days; what the "
-        "warehouse has of it is as before"
+        f"Twilio has no attempt {', '.join(sids)}: unknown, or older than 30 days; any copy in "
+        "the warehouse is unchanged"
     )

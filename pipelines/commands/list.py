@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from pipelines.settings import Settings
     from pipelines.twilio.filters import Filters
 
-# Of each filter its option, and what that takes.
+# For each filter: its option and the help.
 _FILTERS = {
     "verify_service_sid": ("--service", "SID of a Verify service (VA…)"),
-    "country": ("--country", "destination country, ISO 3166, as in CO"),
+    "country": ("--country", "destination country, ISO 3166 code such as CO"),
     "channel": ("--channel", "sms, call, email, whatsapp or rbm"),
     "to": ("--to", "phone number in E.164, or e-mail address"),
-    "verification_sid": ("--verification", "SID of a verification (VE…): its attempts"),
+    "verification_sid": ("--verification", "SID of a verification (VE…), to show its attempts"),
     "status": ("--status", "converted or unconverted"),
 }
 _COLUMNS = """channel, country, destination, conversion_status, message_status, error_code,
@@ -37,7 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, (option, summary) in _FILTERS.items():
         parser.add_argument(option, dest=name, metavar=name.upper(), help=summary)
     add_window(parser)
-    parser.add_argument("--limit", type=between(int, 1, 10**7), default=20, help="at most so many")
+    parser.add_argument(
+        "--limit",
+        type=between(int, 1, 10**7),
+        default=20,
+        help="most attempts to show (default: 20)",
+    )
     add_format(parser)
 
 
@@ -51,7 +56,7 @@ def run(arguments: argparse.Namespace, settings: Settings, now: datetime) -> Non
     if after and before and after >= before:
         raise Misuse("--after must be earlier than --before")
     if min(after or now, before or now) < now - RETENTION:
-        log.warning("Twilio has forgotten what is older than 30 days")
+        log.warning("Twilio no longer has attempts older than 30 days")
     show(settings, now, filters, (after, before), arguments.limit, arguments.format)
 
 
@@ -65,7 +70,8 @@ def show(
 ) -> None:
     """Prints up to `limit` attempts in columns of `stg_attempts`, the newest first.
 
-    A table has those that fit on a screen beside whole SIDs; csv and json have more, and zones.
+    A table has only the columns that fit on a screen beside whole SIDs. csv and json have more
+    columns, and times with a zone.
     """
     import duckdb
     import pyarrow as pa
@@ -81,7 +87,7 @@ def show(
     attempts = pa.concat_tables([page.attempts for page in pages])
     rejected = sum(page.rejected.num_rows for page in pages)
     if rejected:
-        log.warning("%d more cannot be shown: they have no usable sid or date_created", rejected)
+        log.warning("%d rows are not shown: they have no usable sid or date_created", rejected)
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
         create_raw(connection, attempts)

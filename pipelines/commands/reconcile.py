@@ -1,4 +1,4 @@
-"""Compare each day with Twilio's own totals; read again what differs."""
+"""Compare each day with Twilio's own totals; read days that differ again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--days",
         type=between(int, 1, RETENTION.days),
         default=RETENTION.days,
-        help="the last so many whole days, and today so far (default: 30, all that Twilio has)",
+        help="compare the last DAYS whole days and today so far (default: 30, Twilio's retention)",
     )
 
 
@@ -45,11 +45,11 @@ def run(arguments: argparse.Namespace, settings: Settings, now: datetime) -> Non
 def reconcile(
     settings: Settings, days: int, now: datetime, wait: float = 0.0
 ) -> tuple[Run, list[Comparison]]:
-    """Compares the last so many whole UTC days, and today as far as it was read, with one Summary
-    each; reads again those that differ, and compares them once more.
+    """Compares the last `days` whole UTC days, and today as far as it was read, with Twilio.
 
-    Every comparison is kept in `reconciliations`. Where one differs in the end, `error` of the run
-    says so. Raises Misuse for filters that the Summary lacks, Failure before the first sync.
+    Costs one Summary per day. Days that differ are read again and compared once more. Each
+    comparison is stored in `reconciliations`. If a day still differs, the run's `error` names it.
+    Raises Misuse for filters that the Summary does not have, Failure before the first sync.
     """
     from pipelines.twilio.clock import Clock
     from pipelines.warehouse.folder import Warehouse
@@ -61,15 +61,15 @@ def reconcile(
 
     if not settings.filters.are_summarised:
         raise Misuse(
-            "Twilio's totals cannot be had by `to` or `verification_sid`, which the configuration "
-            "filters by: there is nothing to compare with"
+            "Twilio has no totals by `to` or `verification_sid`, which the configuration filters "
+            "by: reconcile is not possible with these filters"
         )
     warehouse = Warehouse(settings, Run("reconcile", now, wait))
     found: list[Comparison] = []
     with session(warehouse), connect(settings, Clock(warehouse.run.now), warehouse.run) as client:
         now = warehouse.run.now
         windows = windows_of(warehouse, days, now)
-        apply_views(warehouse.database, settings)  # an older release's may count otherwise
+        apply_views(warehouse.database, settings)  # those of an older release may differ
         for window in windows:
             found += compared(warehouse, client, window)
         differ = differing(found)
@@ -77,22 +77,22 @@ def reconcile(
             named = ", ".join(comparison.day for comparison in differ)
             warehouse.run.end(
                 FAILED,
-                f"{counted(len(differ), 'day')} still not as Twilio counts, though read again: "
-                f"{named}; run it again later, and if it stays so, report it to Twilio",
+                f"{counted(len(differ), 'day')} still different from Twilio's totals after reading "
+                f"again: {named}; run this again later, and report it to Twilio if it persists",
             )
         finish(warehouse, now)
     return warehouse.run, found
 
 
 def _days(comparisons: Sequence[Comparison]) -> str:
-    """Today, as far as it was read, comes on top of the days that were asked for."""
+    """Says how many whole days were compared, and whether today was compared too."""
     days = {comparison.window: comparison.is_whole_day for comparison in comparisons}
     whole = counted(sum(days.values()), "whole day")
     return whole if all(days.values()) else f"{whole} and today so far"
 
 
 def table(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """A line for each."""
+    """Yields a header and one line per comparison."""
     heads = ("attempts", "Twilio's", "converted", "Twilio's", "unconverted", "Twilio's")
     yield f"{'day':22}" + "".join(f"{head:>12}" for head in heads)
     for comparison in comparisons:

@@ -1,4 +1,4 @@
-"""Start again from a backup of the published file."""
+"""Restore the warehouse from a backup of the published file."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def run(arguments: argparse.Namespace, settings: Settings, now: datetime) -> Non
 
     warehouse = Warehouse(settings, Run("restore", now, arguments.wait))
     for file in restore(warehouse, arguments.file):
-        tell(arguments, f"what it replaced is kept as {shown(file)}")
+        tell(arguments, f"the replaced file is kept as {shown(file)}")
     tell(
         arguments,
         f"published {shown(settings.published)} from {shown(arguments.file)}; "
-        f"`{typed('sync')}` reads what it lacks",
+        f"run `{typed('sync')}` to read newer attempts",
     )

@@ -1,4 +1,4 @@
-"""The stand-in API alone, on loopback."""
+"""Serve a made-up account through an API like Twilio's, on loopback."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=between(int, 0, 65_535), default=8765)
     parser.add_argument(
-        "--attempts", type=between(int, 0, 10**8), default=20_000, help="in --days days"
+        "--attempts", type=between(int, 0, 10**8), default=20_000, help="attempts in --days days"
     )
     parser.add_argument(
-        "--days", type=between(float, 0.01, 3650), default=30.0, help="how long the account exists"
+        "--days", type=between(float, 0.01, 3650), default=30.0, help="age of the account in days"
     )
     parser.add_argument("--seed", type=between(int, 0, 2**31), default=1)
     for group in SWITCHES:
@@ -77,5 +77,5 @@ def run(arguments: argparse.Namespace, _: Settings, now: datetime) -> None:
         f"  {typed('sync')}",
         flush=True,
     )
-    with suppress(KeyboardInterrupt):  # that is how it is ended
+    with suppress(KeyboardInterrupt):  # Ctrl-C is the normal end
         sandbox.serve()

@@ -1,4 +1,4 @@
-"""Ask the published file in SQL; without a query, open DuckDB's own shell on it."""
+"""Query the published file in SQL; without a query, open DuckDB's own shell on it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pipelines.text import typed
 if TYPE_CHECKING:
     from pipelines.settings import Settings
 
-# In this order. A pager runs commands and writes files, so it goes first; the safe mode, which
-# closes all other ways out, refuses the time zone, so it comes last.
+# The order matters. The pager can run commands and write files, so it is turned off first. Safe
+# mode blocks all other ways to do so, but also `set timezone`, so it comes last.
 _FIRST = (".pager off", "set timezone = 'UTC'", ".safe_mode")
 
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "query",
         nargs="?",
-        help="default: statements from standard input; on a terminal, DuckDB's shell",
+        help="SQL (default: read standard input; on a terminal, open DuckDB's shell)",
     )
     add_format(parser)
 
@@ -49,20 +49,20 @@ def run(arguments: argparse.Namespace, settings: Settings, _: datetime) -> None:
 def _become_shell(published: Path, style: str) -> NoReturn:
     """Replaces this process by DuckDB's shell, so that Ctrl-C reaches only the shell.
 
-    It opens the file read-only, without the user's `.duckdbrc`. Raises Failure where the package
+    It opens the file read-only, without the user's `.duckdbrc`. Raises Failure if the package
     duckdb-cli is missing.
     """
     shell = _shell()
     if shell is None:
         raise Failure(
-            "there is no prompt: it is DuckDB's shell from the package duckdb-cli, which is not "
-            "installed or not made for this machine; give a query instead, such as "
+            "DuckDB's shell is missing: the package duckdb-cli is not installed, or does not exist "
+            "for this machine; give a query instead, such as "
             f"`{typed('sql', query='from daily_conversion limit 5')}`"
         )
     _give_size()
     options = ["-readonly", "-no-init"]
     if os.environ.get("TERM", "dumb") == "dumb":
-        options.append("-dark-mode")  # or it waits 5 s for an answer about its background
+        options.append("-dark-mode")  # else it waits 5 s for the terminal's background colour
     if style != TABLE:
         options.append(f"-{style}")
     for command in _FIRST:
@@ -72,7 +72,7 @@ def _become_shell(published: Path, style: str) -> NoReturn:
 
 
 def _shell() -> Path | None:
-    """The binary itself: the script of that name beside Python fails in safe mode."""
+    """Returns the shell's binary, or None. The script `duckdb` beside Python fails in safe mode."""
     package = find_spec("duckdb_cli")
     if package is None or package.origin is None:
         return None
@@ -81,8 +81,10 @@ def _shell() -> Path | None:
 
 
 def _give_size() -> None:
-    """Makes a terminal that tells no size, such as a serial line, one of COLUMNS x LINES, or 80 x
-    24. The shell would draw wider tables than most are."""
+    """Gives a terminal without a size, such as a serial line, COLUMNS x LINES, or else 80 x 24.
+
+    Without a size, the shell would draw tables wider than most terminals.
+    """
     try:
         if os.get_terminal_size(sys.stdin.fileno()).columns:
             return

@@ -1,4 +1,4 @@
-"""Say how fresh and how complete the warehouse is."""
+"""Show how fresh and how complete the warehouse is."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--max-age",
         type=_age,
         metavar="AGE",
-        help="exit with 1 if the newest sync that succeeded ended longer ago: 90m, 26h, 2d",
+        help="exit with 1 if the last successful sync ended longer ago than this: 90m, 26h, 2d",
     )
 
 
@@ -42,18 +42,18 @@ def run(arguments: argparse.Namespace, settings: Settings, now: datetime) -> Non
 
 
 def _require_success(status: Status, max_age: timedelta) -> None:
-    """Raises Failure unless a sync has succeeded so lately."""
+    """Raises Failure unless a sync has succeeded within `max_age`."""
     most = duration(max_age.total_seconds())
     if status.age is None:
-        raise Failure(f"no sync has succeeded yet, let alone in the last {most}")
+        raise Failure(f"no sync has succeeded yet; --max-age is {most}")
     if status.age > max_age.total_seconds():
         raise Failure(
-            f"the newest sync that succeeded ended {duration(status.age)} ago, more than {most}"
+            f"the last successful sync ended {duration(status.age)} ago, more than {most}"
         )
 
 
 def lines(status: Status) -> list[str]:
-    """A line for each answer, as people read it."""
+    """Returns the status as text, one line per item."""
     told = {
         "last successful sync": _success(status),
         "newest run": _newest_run(status),
@@ -66,8 +66,8 @@ def lines(status: Status) -> list[str]:
         "reconciled": _reconciled(status),
         "files": ", ".join(f"{name} {_size(size)}" for name, size in status.files.items()),
     }
-    note = "as published; the run's own database is in use" if status.as_published else ""
-    return [f"{name:22}{text}" for name, text in {**told, "this is": note}.items() if text]
+    note = "verify.duckdb, because loading.duckdb cannot be read now" if status.as_published else ""
+    return [f"{name:22}{text}" for name, text in {**told, "source": note}.items() if text]
 
 
 def _success(status: Status) -> str:
@@ -86,7 +86,7 @@ def _newest_run(status: Status) -> str:
 
 def _covered(status: Status) -> str:
     if status.covered_after is None or status.covered_before is None:
-        return "nothing was read by these filters"
+        return "nothing was read with these filters"
     return f"from {_utc(status.covered_after)[:-4]} to {_utc(status.covered_before)}"
 
 

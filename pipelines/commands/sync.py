@@ -1,4 +1,4 @@
-"""Read what is due, merge and publish it."""
+"""Read due attempts, merge and publish them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument(
-        "--dry-run", action="store_true", help="only print what is due and what it costs"
+        "--dry-run", action="store_true", help="only print the due windows and their cost"
     )
 
 
@@ -55,7 +55,7 @@ def sync(settings: Settings, now: datetime, wait: float = 0.0) -> Run:
 
 
 def limit_seconds(requests: int, per_minute: int) -> int:
-    """The least time the API's rate limit leaves for so many requests: bursts, a minute apart."""
+    """Returns the seconds that `requests` take at least at the rate limit: one burst a minute."""
     return 60 * max(0, ceil(requests / per_minute) - 1)
 
 
@@ -78,5 +78,6 @@ def _print_due(settings: Settings, now: datetime) -> None:
         attempts = "an unknown number of attempts (Twilio did not count them)"
     print(
         f"due: {attempts} in {counted(len(found), 'window')}, {counted(requests, 'request')}; "
-        f"after the {asked:,} of this dry run the rate limit allows them in {seconds // 60} min"
+        f"together with this dry run's requests ({asked:,}), the rate limit makes that take at "
+        f"least {seconds // 60} min"
     )

@@ -1,8 +1,8 @@
-"""What is left of a backfill, and reading it in turns with other runs. Options: commands.backfill.
+"""Finds and reads what is left of a backfill. Options: commands.backfill.
 
-What was read since it began stands in `windows_read`, so all that is kept of an unfinished
-backfill is what was asked for and when it began. The warehouse is locked only while a package
-is loaded: a scheduled sync gets its turn in between, and what it reads counts.
+`windows_read` records every window read since the backfill began. So `backfill.json` keeps only
+the options of an unfinished backfill and its start. A backfill locks the warehouse only while it
+loads a package. A scheduled sync can run in between, and the backfill skips what that sync read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger("verify_sync")
 
 @dataclass(frozen=True)
 class Backfill:
-    """One that is not finished. `asked` are its options as they were typed; instants are aware."""
+    """An unfinished backfill. `asked` holds its options as typed. Times are ISO, with a zone."""
 
     account_sid: str
     filters_hash: str
@@ -50,11 +50,11 @@ class Backfill:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What there is one of at a time."""
+        """Account and filters. For each such pair there is at most one unfinished backfill."""
         return self.account_sid, self.filters_hash
 
     def left(self, read: WindowsRead, now: datetime) -> list[Window]:
-        """What was not read since it began, and can still be."""
+        """Returns the windows within retention that were not read since the backfill began."""
         oldest = (now - RETENTION).replace(microsecond=0)
         window = Window(*map(datetime.fromisoformat, (self.after, self.before)))
         return [
@@ -69,7 +69,7 @@ class Backfill:
 
 
 class BackfillReader:
-    """What is left of a backfill, and reading it."""
+    """Finds what is left of a backfill and reads it."""
 
     def __init__(self, warehouse: Warehouse, client: Client, backfill: Backfill) -> None:
         self._warehouse, self._settings = warehouse, warehouse.settings
@@ -77,15 +77,18 @@ class BackfillReader:
         self.left: list[Window] = []
 
     def find_left(self) -> None:
-        """By what is loaded, whoever has read it."""
+        """Sets `left` from the windows that are loaded, whichever run read them."""
         now = self._client.clock()
         self.left = self._backfill.left(windows_read(self._warehouse, now), now)
 
     def read(self) -> None:
-        """What is left; afterwards nothing is, unless what was loaded got lost meanwhile."""
+        """Reads and loads the windows in `left`, then finds again what is left: usually nothing.
+
+        Raises Failure if nothing was gained, because another program overwrites the database.
+        """
         before, first, last = self.left, self.left[0], self.left[-1]
         log.info(
-            "reading what was created from %s to %s UTC", *map(_shown, (first.after, last.before))
+            "reading attempts created from %s to %s UTC", *map(_shown, (first.after, last.before))
         )
         with sizing(self._client, self._settings) as sized:
             measured = sized.measured(self.left, every=True)
@@ -95,21 +98,24 @@ class BackfillReader:
                 for reads in batches(self._client, slices, filters, concurrency, progress):
                     self._load(reads)
                     progress.loaded(self._warehouse.run.attempts)
-                    del reads  # or its rows stay in memory while the next ones are read
+                    del reads  # else its rows stay in memory while the next slices are read
         with session(self._warehouse, patient=True):
             self.find_left()
         if self.left == before:
-            raise Failure("what was read is not in the warehouse: something else writes into it")
+            raise Failure(
+                "the attempts just read are not in the warehouse: stop the other program that "
+                "writes to it and run again"
+            )
 
     def _load(self, reads: list[SliceRead]) -> None:
         with session(self._warehouse, patient=True):
-            if self._warehouse.loader.has_changed():  # by a sync, which had its turn
+            if self._warehouse.loader.has_changed():  # a sync ran in between
                 self.find_left()
             note_unfinished(self._settings.directory, self._backfill)
             self._warehouse.run.add(reads, self._warehouse.loader.load(Package.of(reads)))
 
     def _wanted(self, slices: Iterable[Slice], progress: Progress) -> Iterator[Slice]:
-        """Without what others have read by now."""
+        """Yields the slices that are still needed. Other runs may have read the rest."""
         for slice_ in slices:
             if any(_overlap(slice_.window, window) for window in self.left):
                 yield slice_
@@ -118,30 +124,34 @@ class BackfillReader:
 
 
 def resumed(directory: Path, backfill: Backfill, restart: bool) -> Backfill:
-    """The unfinished one that is meant by `backfill`, else that. Raises Misuse if another is."""
+    """Returns the unfinished backfill to resume, or `backfill` if there is none.
+
+    `restart` drops the unfinished one. Its window is then read from the beginning, unless
+    `backfill` has options of its own. Raises Misuse if the unfinished one has other options.
+    """
     old = next((old for old in _unfinished(directory) if old.key == backfill.key), None)
     if old is None:
         return backfill
     if restart:
-        log.info("%s is given up", old)
+        log.info("%s is dropped", old)
         same = replace(backfill, asked=old.asked, after=old.after, before=old.before)
         return backfill if backfill.asked else same
     if backfill.asked not in ("", old.asked):
         raise Misuse(
-            f"{old} is not finished: `backfill` without options goes on with it, with --restart "
-            "this one takes its place"
+            f"{old} is not finished: run `backfill` without options to resume it, or add "
+            "--restart to replace it"
         )
-    log.info("going on with %s", old)
+    log.info("resuming %s", old)
     return old
 
 
 def note_unfinished(directory: Path, backfill: Backfill) -> None:
-    """For the next call, which goes on with it."""
+    """Stores `backfill` in `backfill.json`. The next call resumes it."""
     _write(directory, [*_others(directory, backfill), backfill])
 
 
 def note_finished(directory: Path, backfill: Backfill) -> None:
-    """The next call begins anew."""
+    """Removes `backfill` from `backfill.json`. The next call starts a new one."""
     _write(directory, _others(directory, backfill))
 
 
@@ -161,8 +171,8 @@ def _unfinished(directory: Path) -> list[Backfill]:
     file = directory / _UNFINISHED
     try:
         return [Backfill(**one) for one in json.loads(file.read_bytes())] if file.exists() else []
-    except (ValueError, TypeError):  # as a power cut leaves it
-        log.warning("%s is damaged: what was unfinished begins anew", file)
+    except (ValueError, TypeError):  # a power cut can damage it
+        log.warning("%s is damaged and was deleted: an unfinished backfill starts over", file)
         file.unlink()
         return []
 

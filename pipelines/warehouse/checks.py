@@ -1,7 +1,6 @@
-"""Runs the checks of `sql/checks` and the user's own. What follows from their answers: session.
+"""Runs the checks of `sql/checks` and the user's own. Acting on their results: session.
 
-A file's first line is its severity, its second what it means when there are rows, and then there is
-one query:
+A check file has the severity on line 1, the meaning of its rows on line 2, and then one query:
 
     -- severity: fail
     -- An attempt is stored twice, and so counted twice.
@@ -29,21 +28,21 @@ from pipelines.warehouse.views import sql_folder
 
 FAIL, WARN = "fail", "warn"
 _HEAD = re.compile(rf"-- severity: ({FAIL}|{WARN})\n-- (.+)\n", re.IGNORECASE)
-# What may be a phone number, even without a +; a SID's digits have letters beside them. And what
-# may be an address.
+# Matches possible phone numbers, even without a +, and possible e-mail addresses. It does not
+# match SIDs: their digits have letters beside them.
 _PERSONAL = re.compile(
     r"(?<![0-9A-Za-z])\+?(?:\d{7,15}|\d(?:[ ().-]{0,2}\d){8,14})(?![0-9A-Za-z])"
     r"|[^\s,\"\[\]{}]+@[^\s,\"\[\]{}]+"
 )
-_COUNTS = 10**9  # a whole number below it is one
-_SHOWN = 20  # rows of each check
+_COUNTS = 10**9  # whole numbers below it are counts, not phone numbers
+_SHOWN = 20  # rows shown of each check
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A check and what it found: `ok`, `warn` or `fail`, how many rows, of these the first.
+    """A check and its result: the verdict `ok`, `warn` or `fail`, the row count, the first rows.
 
-    Where it could not be run, `count` is None and `meaning` says why.
+    If the check could not run, `count` is None and `meaning` says why.
     """
 
     name: str
@@ -58,26 +57,26 @@ class CheckResult:
 
 
 def check_files() -> list[Path]:
-    """Ours, in order of their names."""
+    """Returns verify-sync's own check files, sorted by name."""
     return sorted((sql_folder() / CHECKS).glob("*.sql"))
 
 
 def check(database: Database, now: datetime, own: Path | None = None) -> list[CheckResult]:
-    """What our checks, and those in the user's folder `own`, find in what is to be published."""
+    """Runs our checks, and those in the user's folder `own`, on the data to be published."""
     if not database.is_open:
         checked = lambda answer: run_checks(answer, now, own)  # noqa: E731
         return database.ask("select 1", checked, [], is_large=True)
-    # With less, two threads do not get through; with more, large ones were faster, and larger.
+    # Less memory is not enough for two threads. More makes large warehouses faster, but takes more.
     memory = min(max(database.loading.stat().st_size // 2, 192 * MIB), 1024 * MIB)
     with database.going_through_all(memory // MIB), database.connection.cursor() as connection:
         return run_checks(connection, now, own)
 
 
 def run_checks(connection: Connection, now: datetime, own: Path | None = None) -> list[CheckResult]:
-    """What every check finds at `now`, their variable of that name; none of them can write.
+    """Runs every check. The SQL variable `now` is set to `now`. No check can write.
 
-    Personal data in the rows is blanked out. One that cannot be run counts as if it had found
-    something, but for lack of memory, which is a warning.
+    Personal data in the rows is redacted. A check that cannot run counts as if it had found rows.
+    But a check that runs out of memory is only a warning.
     """
     connection.execute(f"set timezone = 'UTC'; set variable now = timestamptz '{now.isoformat()}'")
     ours = check_files()
@@ -92,12 +91,12 @@ def _answer(file: Path, connection: Connection, taken: Collection[str] = ()) -> 
     severity = FAIL
     try:
         if file.stem in taken:
-            raise Failure("verify-sync has a check of this name: give yours another one")
+            raise Failure("verify-sync has a check of this name: rename your file")
         severity, meaning, query = _read(file)
         count, rows = _found(query, connection)
         return CheckResult(masked(file.stem), severity if count else "ok", meaning, count, rows)
     except duckdb.OutOfMemoryException:
-        severity, why = WARN, "memory does not suffice for it"
+        severity, why = WARN, "not enough memory"
     except Failure as error:
         why = str(error)
     except duckdb.Error as error:
@@ -108,22 +107,25 @@ def _answer(file: Path, connection: Connection, taken: Collection[str] = ()) -> 
 
 
 def _read(file: Path) -> tuple[str, str, str]:
-    """A check's severity, meaning and query. Raises Failure if the file is none."""
+    """Returns the check's severity, meaning and query. Raises Failure if the file is no check."""
     text = text_of(file)
     head = _HEAD.match(text)
     if head is None:
         raise Failure(
-            "its first line must be '-- severity: fail' or '-- severity: warn', its second '-- ' "
-            "and what rows mean"
+            "the first line must be '-- severity: fail' or '-- severity: warn', the second line "
+            "'-- ' and what the rows mean"
         )
     return head[1].lower(), head[2], text
 
 
 def _found(query: str, connection: Connection) -> tuple[int, tuple[str, ...]]:
-    """Threads halve the time, and need memory each: what it does not suffice for is done by one."""
+    """Returns the row count and the first rows. Raises Failure unless there is exactly one query.
+
+    Two threads take half the time, but more memory. If that runs out, one thread tries again.
+    """
     kinds = [statement.type for statement in connection.extract_statements(query)]
     if kinds != [duckdb.StatementType.SELECT]:
-        raise Failure("below its two first lines there must be one query, no more")
+        raise Failure("after the first two lines there must be exactly one query")
     try:
         return _counted(query, connection)
     except duckdb.OutOfMemoryException:
@@ -132,7 +134,7 @@ def _found(query: str, connection: Connection) -> tuple[int, tuple[str, ...]]:
 
 
 def _counted(query: str, connection: Connection) -> tuple[int, tuple[str, ...]]:
-    """How many rows, and the first of them."""
+    """Returns the row count and the first rows as text, from a read-only transaction."""
     connection.execute("begin transaction read only")
     try:
         answer = connection.execute(query)
@@ -140,14 +142,14 @@ def _counted(query: str, connection: Connection) -> tuple[int, tuple[str, ...]]:
         rows = answer.fetchmany(_SHOWN)
         count = len(rows) + sum(map(len, iter(lambda: answer.fetchmany(10_000), [])))
     finally:
-        with suppress(duckdb.Error):  # where it fails, what went before says why
+        with suppress(duckdb.Error):  # the query's own error matters more
             connection.rollback()
     return count, tuple(_shown(names, row) for row in rows)
 
 
 def _why(error: duckdb.Error) -> str:
     missing = isinstance(error, (duckdb.CatalogException, duckdb.BinderException))
-    hint = f"; if a view is older than the check, `{typed('views')}` helps" if missing else ""
+    hint = f"; if a view is older than the check, run `{typed('views')}`" if missing else ""
     return advised(masked(first_line(error))) + hint
 
 

@@ -1,4 +1,4 @@
-"""Connections to database files, and what DuckDB's errors mean. Knows no file by name."""
+"""Connections to database files, and the meaning of DuckDB's errors. Our file names: folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.errors import Failure, advised, first_line
 
 Connection = duckdb.DuckDBPyConnection
 OFFLINE: dict[str, str | bool | int | float | list[str]] = {
-    "autoinstall_known_extensions": False,  # or a SQLite file makes DuckDB download one
+    "autoinstall_known_extensions": False,  # else DuckDB downloads one for a SQLite file
 }
 T = TypeVar("T")
 _DAMAGED = (
@@ -26,7 +26,7 @@ _DAMAGED = (
     "sqlite_scanner",  # a SQLite file
 )
 
-_idle: list[Connection] = []  # instances that hold no file
+_idle: list[Connection] = []  # DuckDB instances for reuse, with no file attached
 
 
 class OpenElsewhere(Failure):
@@ -34,17 +34,17 @@ class OpenElsewhere(Failure):
 
 
 class Damaged(Failure):
-    """The file is no database, or no longer."""
+    """The file is damaged, or is not a DuckDB database."""
 
 
 def ask(
     file: Path, query: str, take: Callable[[Connection], T], nothing: T, is_large: bool = False
 ) -> T:
-    """The answer of a database that is opened for it; `nothing` if it or its tables are not there.
+    """Opens the database for one query and returns what `take` makes of the answer.
 
-    `is_large`: it may take more memory than there is.
-
-    Raises Damaged, OpenElsewhere or another Failure if it cannot be opened or read.
+    Returns `nothing` if the file or its tables do not exist. Set `is_large` if the query may need
+    more memory than there is. Raises Damaged, OpenElsewhere or another Failure if the file cannot
+    be opened or read.
     """
     if not file.exists():
         return nothing
@@ -59,8 +59,10 @@ def ask(
 
 @contextmanager
 def _attached(file: Path) -> Iterator[Connection]:
-    """A connection to `file`, read-only, of an instance that is used again: to make one takes four
-    times as long as to ask it, and a run asks eight times."""
+    """A read-only connection to `file` from a reused DuckDB instance.
+
+    Creating an instance takes four times as long as a query, and a run sends eight queries.
+    """
     instance = _idle.pop() if _idle else duckdb.connect(config=_spilling_beside(file))
     try:
         with instance.cursor() as connection:
@@ -69,7 +71,7 @@ def _attached(file: Path) -> Iterator[Connection]:
             yield connection
             connection.execute("use memory")
             connection.execute("detach asked")
-    except BaseException:  # it may hold the file yet, or a damaged one has made it unusable
+    except BaseException:  # the instance may still hold the file, or a damaged file broke it
         instance.close()
         raise
     _idle.append(instance)
@@ -77,29 +79,29 @@ def _attached(file: Path) -> Iterator[Connection]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Connection]:
-    """The same of an instance of its own, which leaves nothing behind that it had no memory for."""
+    """A read-only connection to `file` from a new instance. Closing it deletes its spill files."""
     with duckdb.connect(str(file), read_only=True, config=OFFLINE) as connection:
         yield connection
 
 
 def _spilling_beside(file: Path) -> dict[str, str | bool | int | float | list[str]]:
-    """As a database that is opened does by itself; one in memory would where the command runs."""
+    """Puts spill files beside `file`. An in-memory instance uses the current folder by default."""
     return {**OFFLINE, "temp_directory": f"{file}.tmp"}
 
 
 def unusable(file: Path, error: duckdb.Error) -> Failure:
-    """What DuckDB's error means for who runs this."""
+    """Returns the Failure for DuckDB's error: OpenElsewhere, Damaged or a plain one."""
     if "lock on file" in str(error):
         return OpenElsewhere(
             f"{file} is open in another process, perhaps another run; try again later"
         )
     if is_damage(error):
-        return Damaged(f"{file} is damaged or no database ({first_line(error)})")
+        return Damaged(f"{file} is damaged or not a database ({first_line(error)})")
     return Failure(f"{file} cannot be used: {advised(first_line(error))}")
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether DuckDB says, somewhere in a message, that a file is not what it wrote."""
+    """Whether the error message says that a file is damaged or not a DuckDB database."""
     return any(words in str(error) for words in _DAMAGED)
 
 

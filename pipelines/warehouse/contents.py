@@ -1,4 +1,4 @@
-"""What a database holds of its account: queries. Writes nothing."""
+"""Queries a database: its account, the windows read, the rate. Writes nothing. Files: database."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pipelines.warehouse.tables import SCHEMA
 
 
 class Contents:
-    """What `database` holds, or another file that is given. Progress is that of one set of filters.
+    """Queries `database`, or another `file` if given. Progress is that of the configured filters.
 
-    Nothing where there is no file or no table yet. Raises Damaged or OpenElsewhere where a
-    file that is given cannot be asked.
+    Answers are empty while there is no file or no table. Raises Damaged or OpenElsewhere if a
+    given `file` cannot be read.
     """
 
     def __init__(self, database: Database, settings: Settings) -> None:
@@ -31,35 +31,35 @@ class Contents:
         self._directory, self._filters_hash = settings.directory, settings.filters.hash
 
     def is_begun(self) -> bool:
-        """Whether there has been a first load."""
+        """Whether the first load is done."""
         return "attempts" in self._database.tables()
 
     def require(self) -> None:
         """Raises Failure before the first sync."""
-        if not self.is_begun():  # of the published file, if that is what there is
+        if not self.is_begun():  # without loading.duckdb, this checks the published file
             raise Failure(
-                f"{self._directory} holds no attempts; run `{typed('sync')}` first (or, if it held "
-                f"some, `{typed('restore', 'FILE')}` with a backup)"
+                f"{self._directory} holds no attempts: run `{typed('sync')}` first (if it held "
+                f"some before, run `{typed('restore', 'FILE')}` with a backup)"
             )
 
     def check_account(self, account_sid: str, file: Path | None = None) -> None:
-        """Refuses credentials of another account than the warehouse's, or than that of `file`."""
+        """Raises Misuse if the warehouse, or `file`, holds another account than `account_sid`."""
         rows = self._database.rows(
             f"select account_sid from {SCHEMA}.windows_read"
-            f" union (select account_sid from {SCHEMA}.attempts limit 1)",  # perhaps only fetched
+            f" union (select account_sid from {SCHEMA}.attempts limit 1)",  # `fetch` adds no window
             file,
         )
         other = other_account((row[0] for row in rows), account_sid)
         if other:
             raise Misuse(
-                f"{file or self._directory} holds account {other}, the credentials are for "
-                f"{account_sid}; give each account its own folder with WAREHOUSE__DIR"
+                f"{file or self._directory} holds account {other}, but the credentials are for "
+                f"{account_sid}: give each account its own folder with WAREHOUSE__DIR"
             )
 
     def windows_read(
         self, account_sid: str, now: datetime, file: Path | None = None
     ) -> WindowsRead:
-        """What the planner needs to know: windows that reached into retention at the last read."""
+        """Returns what the planner needs: windows that were within retention at the newest read."""
         newest = self._database.rows(
             f"select max(read_at) from {SCHEMA}.windows_read"
             f" where filters_hash = '{self._filters_hash}'",
@@ -70,7 +70,10 @@ class Contents:
         return self._database.ask(query, _as_windows_read, WindowsRead.of(()), file)
 
     def rate(self, now: datetime) -> float | None:
-        """The most attempts a second that a window of the last 30 days has; None before any."""
+        """Returns the highest rate of a window in the last 30 days, in attempts per second.
+
+        Returns None if there is no such window.
+        """
         query = rate_sql(self._filters_hash, now - RETENTION, f"{SCHEMA}.")
         return next((rate for (rate,) in self._database.rows(query)), None)
 

@@ -1,4 +1,4 @@
-"""The run's own database, `loading.duckdb`: opening and asking it. Loading into it: loading."""
+"""Opens and queries the run's own database, `loading.duckdb`. Loading into it: loading."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _MEMORY = "128MB"
 _LOADING = {
     **OFFLINE,
     "memory_limit": _MEMORY,
-    "checkpoint_threshold": "64MB",  # a checkpoint rewrites what the last packages touched
+    "checkpoint_threshold": "64MB",  # each checkpoint rewrites what the last packages changed
 }
-_LARGE = 256 * MIB  # of a file, about 3 million attempts
-_PATIENCE = 5.0  # seconds: `status` and a dry run have the file open for a moment
+_LARGE = 256 * MIB  # size of a file with about 3 million attempts
+_PATIENCE = 5.0  # seconds to wait: `status` and a dry run open the file for a moment
 
 
 class Database:
-    """Inside `opened` it is this run's alone; outside it only answers, and changes nothing."""
+    """Inside `opened` only this run can use the database. Outside it the database is only read."""
 
     def __init__(self, loading: Path, published: Path) -> None:
         self.loading, self.published = loading, published
@@ -41,7 +41,7 @@ class Database:
 
     @contextmanager
     def opened(self, wait: float = 0.0) -> Iterator[None]:
-        """Waits so many seconds, a few at least, for readers who have it open."""
+        """Opens the database. Waits `wait` seconds, at least 5, while readers have it open."""
         try:
             with self._connected(max(wait, _PATIENCE)) as self._connection:
                 yield
@@ -58,7 +58,7 @@ class Database:
         return self._connection
 
     def tables(self) -> set[str]:
-        """Of the raw schema."""
+        """Returns the names of the tables in the raw schema."""
         rows = self.rows(f"select table_name from duckdb_tables() where schema_name = '{SCHEMA}'")
         return {row[0] for row in rows}
 
@@ -73,10 +73,11 @@ class Database:
         file: Path | None = None,
         is_large: bool = False,
     ) -> T:
-        """The answer from `loading.duckdb`; `nothing` while it or its tables do not exist yet.
+        """Returns the answer from `loading.duckdb`, or `nothing` if it or its tables do not exist.
 
-        Where it is gone or damaged, from the published file, of which the next run rebuilds it.
-        `is_large`: it may take more memory than there is.
+        If it is missing or damaged, the published file answers: the next run rebuilds it from
+        that. With `file`, only that file is queried. Set `is_large` if the query may need more
+        memory than there is.
         """
         if self._connection is None or file is not None:
             usual = self.loading if self.loading.exists() else self.published
@@ -93,7 +94,10 @@ class Database:
 
     @contextmanager
     def going_through_all(self, mib: int | None = None) -> Iterator[None]:
-        """With a second thread, which is of use to a copy only if rows may change their order."""
+        """Uses two threads, and `mib` MiB of memory if given, to read all rows.
+
+        Rows may change their order. Otherwise a second thread would not make a copy faster.
+        """
         usual = {"memory_limit": _MEMORY, "threads": self._options()["threads"]}
         memory = _MEMORY if mib is None else f"{mib}MiB"
         self._set(memory_limit=memory, threads=2, preserve_insertion_order=False)
@@ -115,8 +119,11 @@ class Database:
             time.sleep(0.02)
 
     def _options(self) -> dict[str, Any]:
-        """A second thread costs more than it brings, until finding the sids of a package among all
-        takes most of a load's time."""
+        """One thread for a small file, two for a large one.
+
+        In a large file, a load spends most of its time on finding the package's sids. Only then
+        a second thread saves more than it costs.
+        """
         is_large = self.loading.exists() and self.loading.stat().st_size > _LARGE
         return {**_LOADING, "threads": 2 if is_large else 1}
 

@@ -29,12 +29,12 @@ _COLUMNS = """
 def export(connection: duckdb.DuckDBPyConnection, folder: Path, style: str) -> list[Path]:
     """Writes `FOLDER/<view>.<style>` and `FOLDER/twilio_verify/<table>.<style>`; returns the files.
 
-    `style` is parquet or csv. A file replaces an older one only when it is complete. Lengths of
-    time become seconds, because few readers know Parquet's own type. Raises Failure if a file
-    cannot be written, Misuse if `folder` is a file.
+    `style` is parquet or csv. A file replaces an older one only when it is complete. Durations
+    become seconds, because few programs can read Parquet's interval type. Raises Failure if a
+    file cannot be written, Misuse if `folder` is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise Misuse(f"{folder} is a file: give a folder, which is made if it is not there")
+        raise Misuse(f"{folder} is a file: give a folder (it is created if missing)")
     written = []
     relations = connection.execute(_RELATIONS, [["attempts", *TABLES]]).fetchall()
     for schema, name in relations:
@@ -66,7 +66,7 @@ def _write(connection: duckdb.DuckDBPyConnection, schema: str, name: str, target
 
 
 def _portable(column: str, kind: str) -> str:
-    column = '"{}"'.format(column.replace('"', '""'))  # a view of the user's may have any
+    column = '"{}"'.format(column.replace('"', '""'))  # a user's view may have any name
     if kind == "INTERVAL":
         return f"epoch({column}) as {column}"
     if kind == "INTERVAL[]":

@@ -1,4 +1,4 @@
-"""Database files as a whole: copied, replaced, set aside. Asks nothing of what they hold."""
+"""Copies, replaces and sets aside whole database files. Queries on their contents: contents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from pipelines.warehouse.tables import SCHEMA
 
 
 def copied(source: Path, target: Path) -> Path:
-    """A copy of `source`, every block of it read, that is ready to be put in `target`'s place."""
+    """Copies `source` to a new file beside `target`, and returns that file. Reads every block.
+
+    `put` then replaces `target` by it. Raises Damaged, OpenElsewhere or another Failure.
+    """
     try:
         with duckdb.connect(config=OFFLINE) as connection:
             connection.execute(f"attach '{quoted(source)}' as source (read_only)")
@@ -25,7 +28,7 @@ def copied(source: Path, target: Path) -> Path:
 
 
 def copied_database(connection: Connection, name: str, target: Path, options: str = "") -> Path:
-    """The same of a database that is attached: compact, with its views."""
+    """Copies the attached database `name`, compacted and with its views. Otherwise as `copied`."""
     fresh = target.with_name(target.name + ".new")
     _remove(fresh)
     try:
@@ -36,16 +39,17 @@ def copied_database(connection: Connection, name: str, target: Path, options: st
     except BaseException:
         with suppress(duckdb.Error):
             connection.execute("detach fresh")
-        _remove(fresh)  # on a full disk it would be in the way
+        _remove(fresh)  # else a partial copy fills the disk
         raise
     return fresh
 
 
 def put(fresh: Path, target: Path) -> None:
-    """Replaces `target` at once; who has it open keeps what they opened.
+    """Replaces `target` atomically. Readers that have the old file open keep it.
 
-    A log beside it is of the old file, left by someone who wrote into it, and would make the new
-    one unopenable. It goes first, lest a kill come in between, and again if they still write.
+    Another program that wrote to the old file may have left a log (.wal) beside it. With that log
+    the new file cannot be opened. The log is deleted before the replacement, in case this run is
+    killed in between, and once more after it, in case the other program still writes.
     """
     wal_of(target).unlink(missing_ok=True)
     os.replace(fresh, target)
@@ -57,7 +61,7 @@ def wal_of(file: Path) -> Path:
 
 
 def keep_aside(file: Path) -> Path:
-    """A second name for a file that is about to be replaced: that one stays."""
+    """Keeps a file that is about to be replaced under a second name. Returns that name."""
     kept = _aside(file)
     try:
         os.link(file, kept)
@@ -75,7 +79,7 @@ def set_aside(file: Path) -> Path:
 
 
 def _aside(file: Path) -> Path:
-    """A name that nothing has yet: what was set aside earlier may be the only good copy."""
+    """Returns an unused name: a file that was set aside earlier may be the only good copy."""
     numbers = itertools.count(1)
     names = (file.with_name(f"{file.name}.set-aside-{number}") for number in numbers)
     return next(name for name in names if not name.exists())

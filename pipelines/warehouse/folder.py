@@ -1,4 +1,4 @@
-"""`Warehouse`: the folder of a run, its locks and its parts. What a run does there: session."""
+"""`Warehouse`: the folder of the database files, its locks and parts. Steps of a run: session."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from pipelines.warehouse.upgrade import bring_along, refuse_newer
 if TYPE_CHECKING:
     from pipelines.warehouse.loading import Loader
 
-_FOR_READERS = 600.0  # seconds at most for `check`, which reads all of the file, to have done so
+_FOR_READERS = 600.0  # seconds to wait at most for `check`, which reads the whole file
 
 
 class Warehouse:
     """The folder `settings.directory`.
 
-    Inside `opened` it is `run`'s, which loads and publishes; outside it only reads what the last
-    run left, and changes nothing. Who only reads needs no run.
+    Inside `opened` only `run` can use the folder, to load and to publish. Outside it this class
+    only reads what the last run left, and changes nothing. Reading needs no run.
     """
 
     def __init__(self, settings: Settings, run: Run | None = None) -> None:
@@ -55,16 +55,17 @@ class Warehouse:
 
     @cached_property
     def loader(self) -> Loader:
-        """Imported only where something is loaded: dlt's pipelines and Arrow take 0.3 CPU s."""
+        """Loads packages. Imported only here, because dlt and Arrow take 0.3 s of CPU time."""
         from pipelines.warehouse.loading import Loader
 
         return Loader(self.database, self.working_folder)
 
     @contextmanager
     def opened(self, wait: float | None = None) -> Iterator[None]:
-        """Waits so many seconds for another run; if none are given, for as long as this one may.
+        """Locks the folder, recovers its files and opens the run's own database.
 
-        Raises Failure for a folder that is in use or cannot be used.
+        Waits `wait` seconds for another run (default: the run's own `wait`). Raises Failure if the
+        folder is in use or cannot be used.
         """
         wait = self.run.wait if wait is None else wait
         with self.locked(self.lock, wait):
@@ -79,13 +80,13 @@ class Warehouse:
                 if not is_damage(error) or newest_load(self.published) is None:
                     raise
                 raise Failure(
-                    f"{self.loading} is damaged and now {set_aside(self.loading)}; run again, "
-                    f"it is rebuilt from {self.published.name}"
+                    f"{self.loading} is damaged and was renamed to {set_aside(self.loading)}: run "
+                    f"again to rebuild it from {self.published.name}"
                 ) from error
 
     @contextmanager
     def locked(self, lock: Lock, wait: float, is_brief: bool | None = None) -> Iterator[None]:
-        """Failures of the folder, whatever happens in it, are one line."""
+        """Holds `lock`. Errors of the file system or DuckDB in here become a one-line Failure."""
         holder = self.run.holder()
         if is_brief is not None:
             holder = replace(holder, is_brief=is_brief)
@@ -102,10 +103,10 @@ class Warehouse:
 
     @contextmanager
     def connected(self, wait: float = 0.0) -> Iterator[None]:
-        """Opens the run's own database, whose lock it has, and what loads into it."""
+        """Opens the run's own database and its loader. The run must hold the lock."""
         with self.database.opened(wait):
             bring_along(self.connection)
-            # For `status`, which cannot ask the database meanwhile.
+            # For `status`, which cannot query the database while this run has it open.
             success = newest_sync(self.connection)
             noted = success.isoformat() if success else None
             self.lock.note(replace(self.run.holder(), last_success=noted))
@@ -114,11 +115,11 @@ class Warehouse:
 
     @property
     def connection(self) -> Connection:
-        """The run's own."""
+        """The connection to the run's own database."""
         return self.database.connection
 
     def refuse_newer(self) -> None:
-        """Raises Misuse for files that only a later release knows how to work with."""
+        """Raises Misuse if a newer release made one of the files, and this one cannot use it."""
         for file in (self.loading, self.published):
-            with suppress(Damaged, OpenElsewhere):  # which is for others to say
+            with suppress(Damaged, OpenElsewhere):  # reported when the file is used
                 refuse_newer(file)

@@ -23,8 +23,10 @@ from pipelines.warehouse.runs import Run
 
 
 def connect(settings: Settings, clock: Clock, run: Run | None = None) -> Client:
-    """A client that knows which requests were sent lately, by this run or an earlier one; `run`
-    is to have the count of its own."""
+    """Returns a client. For the rate limit it counts the recent requests of earlier runs too.
+
+    `run` shares the client's own request counts.
+    """
     client = Client(
         require_credentials(settings),
         settings.base_url,
@@ -40,13 +42,13 @@ def connect(settings: Settings, clock: Clock, run: Run | None = None) -> Client:
 
 
 def windows_read(warehouse: Warehouse, now: datetime) -> WindowsRead:
-    """What the planner needs to know of the configured account."""
+    """Returns the windows that the planner needs, for the configured account."""
     account_sid = require_credentials(warehouse.settings).account_sid
     return warehouse.contents.windows_read(account_sid, now)
 
 
 def read_windows(warehouse: Warehouse, client: Client, windows: Iterable[Window]) -> None:
-    """Reads and loads them, package by package. The warehouse must be in a session."""
+    """Reads and loads the windows, package by package. Call it inside `session`."""
     settings, run = warehouse.settings, warehouse.run
     with sizing(client, settings, warehouse.contents.rate(run.now)) as sized:
         measured = sized.measured(windows)
@@ -55,12 +57,12 @@ def read_windows(warehouse: Warehouse, client: Client, windows: Iterable[Window]
             for reads in batches(client, slices, settings.filters, settings.concurrency, progress):
                 run.add(reads, warehouse.loader.load(Package.of(reads)))
                 progress.loaded(run.attempts)
-                del reads  # or its rows stay in memory while the next ones are read
+                del reads  # else its rows stay in memory while the next slices are read
 
 
 @dataclass(frozen=True)
 class Due:
-    """A window that is due, and what reading it costs by Twilio's own count, if it has one."""
+    """A due window, its attempts by Twilio's count (None if unknown), and the requests it costs."""
 
     window: Window
     attempts: int | None
@@ -68,7 +70,7 @@ class Due:
 
 
 def due(warehouse: Warehouse, now: datetime) -> list[Due]:
-    """What a sync at `now` would read. Asks the Summary once a window; stores no attempt."""
+    """Returns what a sync at `now` would read. Stores no attempts. Costs one Summary a window."""
     settings = warehouse.settings
     credentials = require_credentials(settings)
     warehouse.refuse_newer()
@@ -94,11 +96,11 @@ def sizing(client: Client, settings: Settings, rate: float | None = None) -> Siz
 
 @contextmanager
 def mindful_of_expiry(settings: Settings, now: datetime) -> Iterator[None]:
-    """A run that fails in here says so if it must not go on like that for long."""
+    """If the run fails in here, warns if unread attempts are about to leave retention."""
     try:
         yield
     except Failure:
         if settings.credentials:
-            with suppress(Failure):  # the one on its way is what matters
+            with suppress(Failure):  # the first failure matters more
                 warn_of_expiry(windows_read(Warehouse(settings), now), now)
         raise

@@ -1,4 +1,4 @@
-"""Loads packages by dlt, whole or not at all. What a package is: reading.package."""
+"""Loads packages with dlt, each completely or not at all. What a package is: reading.package."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from pipelines.warehouse.database import Database
 from pipelines.warehouse.recovery import NEWEST
 from pipelines.warehouse.tables import SCHEMA
 
-# As a power cut leaves it: files that are empty, or not there.
+# Raised when a power cut left dlt's files empty or missing.
 _OF_A_DAMAGED_FOLDER = (ValueError, KeyError, FileNotFoundError, DltException)
 
 log = logging.getLogger("verify_sync")
 
 
 class Loader:
-    """What goes into `database`. dlt keeps its own in `working_folder`."""
+    """Loads packages into `database`. dlt keeps its own files in `working_folder`."""
 
     def __init__(self, database: Database, working_folder: Path) -> None:
         self._database = database
         self._working_folder = working_folder
         self._cursor: Connection | None = None
-        self._known: list[tuple[Any, ...]] | None = None  # the newest load that we know of
+        self._known: list[tuple[Any, ...]] | None = None  # the newest load known so far
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """While the database is."""
+        """Prepares for loading. The database must be open."""
         _freeze_modules()
         if self._known is None:
             self._known = self._loads()
@@ -60,44 +60,47 @@ class Loader:
     def pipeline(self) -> dlt.Pipeline:
         """dlt's pipeline into `loading.duckdb`; its working folder is part of the warehouse."""
         dlt.config["load.delete_completed_jobs"] = True  # loaded packages hold phone numbers
-        dlt.config["load.truncate_staging_dataset"] = True  # or publishing copies it, to drop it
-        dlt.config["runtime.enable_runtime_trace"] = False  # it quotes settings: tokens, a number
-        dlt.config["runtime.intercept_signals"] = False  # it forgets one that comes late; see held
+        dlt.config["load.truncate_staging_dataset"] = True  # else publishing copies it for nothing
+        dlt.config["runtime.enable_runtime_trace"] = False  # it has tokens and phone numbers in it
+        dlt.config["runtime.intercept_signals"] = False  # dlt can lose a late signal; see `held`
         return dlt.pipeline(
             "verify_sync",
             pipelines_dir=str(self._working_folder),
-            # On the run's database: dlt by itself would open and checkpoint it at every step. Its
-            # own cursor, because it changes the search path of what it is given.
+            # Use the run's connection: dlt's own would open and checkpoint the file at every step.
+            # Use a separate cursor, because dlt changes its search path.
             destination=_destination(self._cursor or self._database.connection),
             dataset_name=SCHEMA,
         )
 
     def finish_pending(self) -> None:
-        """Loads what an interrupted run left behind, or gives it up: its windows are then due."""
+        """Loads the package that an interrupted run left. If dropped, its windows are due again."""
         try:
             if not self.pipeline.has_pending_data:
                 return
             log.info("finishing the load package that an interrupted run left behind")
             if self._has_begun() or self._appends():
-                self._give_up("it is given up, to be read again: it may be loaded in part")
+                self._give_up("dropping the package, to read it again: part of it may be loaded")
                 return
             with held():
                 self.pipeline.normalize()
                 self.pipeline.load()
             _forget_loaded(Path(self.pipeline.working_dir))
         except PipelineStepFailed as error:
-            self._give_up(f"it is given up, to be read again: {_why(error)}")
+            self._give_up(f"dropping the package, to read it again: {_why(error)}")
         except _OF_A_DAMAGED_FOLDER as error:
-            self._give_up(f"{self._working_folder} is damaged and made anew: {first_line(error)}")
+            self._give_up(f"{self._working_folder} is damaged, recreating it: {first_line(error)}")
 
     def _has_begun(self) -> bool:
-        """Whether dlt would leave parts of it out, as loaded: another file may lack them."""
+        """Whether dlt has loaded part of the package.
+
+        dlt would skip that part. But the database may have been replaced since and lack it.
+        """
         ids = self.pipeline.list_normalized_load_packages()
         packages = map(self.pipeline.get_load_package_info, ids)
         return any(package.jobs["completed_jobs"] for package in packages)
 
     def _appends(self) -> bool:
-        """Whether it would add attempts for a second time that its run has loaded already."""
+        """Whether the package appends. If it is already loaded, that would store attempts twice."""
         return self.pipeline.default_schema.get_table("attempts")["write_disposition"] == "append"
 
     def _give_up(self, message: str) -> None:
@@ -106,10 +109,10 @@ class Loader:
         shutil.rmtree(self._working_folder)
 
     def load(self, package: Package) -> int:
-        """Loads rows and the record of their windows together, or neither; returns how many of its
-        attempts were not stored before.
+        """Loads rows and the record of their windows together, or neither. Raises Failure.
 
-        Where another run has loaded since the rows were read, it may have later readings of some.
+        Returns how many of the attempts were not stored before. If another run has loaded in the
+        meantime, attempts for which it stored a later reading are left out.
         """
         before = self._attempts()
         complete = self._database.tables() >= {"attempts", *TABLES}
@@ -122,15 +125,15 @@ class Loader:
             raise Failure(f"loading failed: {advised(_why(error))}") from error
         _forget_loaded(Path(self.pipeline.working_dir))
         self._known = self._loads()
-        gc.collect()  # dlt's errors that it got over hold on to frames, and so to the package
+        gc.collect()  # errors that dlt has caught keep frames alive, and with them the package
         return self._attempts() - before
 
     def has_changed(self) -> bool:
-        """Whether another run has loaded anything since this one was opened or has loaded."""
+        """Whether another run has loaded since this loader was first opened or last loaded."""
         return self._known != self._loads()
 
     def _attempts(self) -> int:
-        """How many are stored."""
+        """Returns the number of stored attempts."""
         rows = self._database.rows(f"select count(*) from {SCHEMA}.attempts")
         return int(rows[0][0]) if rows else 0
 
@@ -138,8 +141,11 @@ class Loader:
         return self._database.rows(NEWEST)
 
     def _is_new(self, package: Package) -> bool:
-        """Whether none of its attempts is stored. Of a large table that takes long to say, but not
-        whether there is anything in its windows."""
+        """Whether none of the package's attempts is stored yet.
+
+        Looking up sids in a large table is slow. Finding any row in a window is fast, so that
+        comes first.
+        """
         stored = f"select 1 from {SCHEMA}.attempts where"
         for read in package.windows_read:
             within = "date_created > '{created_after}' and date_created <= '{created_before}'"
@@ -167,14 +173,17 @@ class Loader:
 
 @cache
 def _freeze_modules() -> None:
-    """Once a process: who looks for garbage after each load need not go through what stays."""
+    """Once per process, excludes all present objects from the garbage collection after a load."""
     gc.freeze()
-    atexit.register(gc.unfreeze)  # what DuckDB is built with takes them for leaks, and says so
+    atexit.register(gc.unfreeze)  # else DuckDB's binding library reports them as leaks
 
 
 def _destination(connection: Connection) -> Any:
-    """dlt's DuckDB, which says once what it can do: a load asks 27 times, and each time it would
-    look for its configuration in every place, which is a sixth of what a small sync costs."""
+    """Returns dlt's DuckDB destination with cached capabilities.
+
+    A load asks for them 27 times. Each time dlt would search all places for its configuration.
+    Together that is a sixth of the cost of a small sync.
+    """
     destination = dlt.destinations.duckdb(connection)
     ask, known = destination.capabilities, dict[Any, DestinationCapabilitiesContext]()
 
@@ -182,21 +191,21 @@ def _destination(connection: Connection) -> Any:
         asked = (config is None, naming and type(naming))
         if asked not in known:
             known[asked] = ask(config, naming)
-        return known[asked].copy()  # dlt sets fields of what it is given
+        return known[asked].copy()  # dlt changes the object that it gets
 
     destination.capabilities = capabilities  # type: ignore[method-assign]
     return destination
 
 
 def _why(error: PipelineStepFailed) -> str:
-    """The cause's own words: dlt puts a traceback before them and advice after."""
+    """Returns the cause's own message, without dlt's traceback before and advice after it."""
     cause = error.exception or error
     lines = re.findall(r"^[\w.]+(?:Error|Exception): (.+)", str(cause), re.MULTILINE)
     return lines[-1] if lines else first_line(cause)
 
 
 def _forget_loaded(working_folder: Path) -> None:
-    """dlt keeps a record of every package it has loaded; a table of them is in the warehouse."""
-    (working_folder / "trace.pickle").unlink(missing_ok=True)  # of our first release
+    """Deletes dlt's record of every loaded package. The warehouse has a table of them."""
+    (working_folder / "trace.pickle").unlink(missing_ok=True)  # written by our first release
     shutil.rmtree(working_folder / "load" / "loaded", ignore_errors=True)
     (working_folder / "load" / "loaded").mkdir(exist_ok=True)

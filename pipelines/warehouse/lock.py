@@ -1,4 +1,4 @@
-"""The lock of a folder: one run at a time, others wait or are told who has it. It opens no file."""
+"""The lock of a folder: one run at a time, others wait or fail. What it protects: folder."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from pipelines.errors import Failure
 
 _POLL = 0.05  # seconds between two tries
-_GRACE = 1.0  # seconds that a new holder has to write down who it is
+_GRACE = 1.0  # seconds for a new holder to write its name into the lock file
 
 log = logging.getLogger("verify_sync")
 
 
 @dataclass(frozen=True)
 class LockHolder:
-    """Who has a lock. `since` is UTC. `is_brief`: for seconds only, so that others can wait.
+    """Who holds a lock. `since` is UTC. `is_brief`: it holds the lock only for seconds.
 
-    `last_success` is when the newest sync that succeeded ended: while somebody has the lock, the
-    database that knows it cannot be asked.
+    `last_success` is when the last successful sync ended. It is here because the database cannot
+    be queried while a run holds the lock.
     """
 
     command: str
@@ -40,10 +40,11 @@ class LockHolder:
 
 
 class Lock:
-    """A file that one process has locked; the kernel unlocks it however that process ends.
+    """A file that one process locks. The kernel unlocks it when that process ends in any way.
 
-    A command holds it from its beginning to its end; a backfill only while it loads a package. Who
-    waits for it then has it before the next package. Several who wait have it in no certain order.
+    A command holds it from start to end, a backfill only while it loads a package. A run that
+    waits for a backfill gets the lock before the next package. Several waiting runs get it in no
+    fixed order.
     """
 
     def __init__(self, file: Path) -> None:
@@ -52,9 +53,9 @@ class Lock:
 
     @contextmanager
     def held(self, holder: LockHolder, wait: float) -> Iterator[float]:
-        """Waits for it: `wait` seconds, or as long as it takes a holder that `is_brief`.
+        """Takes the lock. Waits `wait` seconds for it, or without limit if its holder `is_brief`.
 
-        Yields how many seconds it waited. Raises Failure when that was in vain.
+        Yields how many seconds it waited. Raises Failure if the lock is still taken then.
         """
         began = time.monotonic()
         until = began + wait
@@ -69,13 +70,13 @@ class Lock:
                 self._file.write_bytes(b"")
 
     def note(self, holder: LockHolder) -> None:
-        """Says who has it: in the lock itself, which each new holder empties."""
+        """Writes `holder` into the lock file. Each new holder empties that file first."""
         self._file.write_text(json.dumps(asdict(holder)), encoding="utf-8")
 
     def holder(self) -> LockHolder | None:
-        """Who has it; None if nobody, or who has not said so yet. Writes nothing.
+        """Returns who holds the lock; None if nobody does, or the holder is not written yet.
 
-        What a process that died has left in it counts no more: its pid may be another's by now.
+        Writes nothing. Ignores the text of a dead process: its pid may be another process's now.
         """
         with suppress(OSError, ValueError, TypeError), self._file.open("rb") as file:
             try:
@@ -91,16 +92,16 @@ class Lock:
                 return lock.acquire(timeout=0)
             self._check(began, until)
             if not told:
-                log.info("waiting until another run has done with %s", self._file.parent)
+                log.info("waiting for another run to finish with %s", self._file.parent)
                 told = True
             time.sleep(_POLL)
 
     def _check(self, began: float, until: float) -> None:
-        """Raises Failure when there is no more waiting."""
+        """Raises Failure when the time to wait is over."""
         now, holder = time.monotonic(), self.holder()
         if now < (until if holder else max(until, began + _GRACE)) or (holder and holder.is_brief):
             return
         raise Failure(
-            f"{self._file.parent} is in use by {holder or 'another run'}; try again later, or have "
-            "this command wait for it: --wait SECONDS"
+            f"{self._file.parent} is in use by {holder or 'another run'}; try again later, or wait "
+            "for it with --wait SECONDS"
         )

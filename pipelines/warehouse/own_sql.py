@@ -15,7 +15,8 @@ from pipelines.warehouse.connections import Connection, is_damage
 REPORTS, CHECKS = "reports", "checks"
 _MOST_BYTES = 2**20  # of a file
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-# What stands before a statement. Nothing else may: DuckDB nests /* */, a regular expression cannot.
+# Spaces and -- comments may come before a statement. /* */ may not: DuckDB allows nested ones,
+# which a regular expression cannot match.
 _BEFORE = r"(?:\s|--[^\n]*\n)*"
 _ALLOWED = re.compile(
     _BEFORE + r"(?:create\s+(?:or\s+replace\s+)?view\s+|comment\s+on\s+(?:view|column)\s+)"
@@ -27,27 +28,27 @@ log = logging.getLogger("verify_sync")
 
 
 def own_files(folder: Path | None, kind: str) -> list[Path]:
-    """The files of the user's `reports` or `checks`, by name. There may be none."""
+    """Returns the user's files of `kind` (`reports` or `checks`), sorted by name. May be empty."""
     return sorted((folder / kind).glob("*.sql")) if folder else []
 
 
 def text_of(file: Path) -> str:
-    """Raises Failure, with the reason alone, for a file that is no UTF-8 text of at most 1 MB."""
+    """Returns the file's text. Raises Failure if it is not UTF-8, too large or unreadable."""
     try:
         if file.stat().st_size > _MOST_BYTES:
-            raise Failure("it is larger than 1 MB")
-        return file.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
+            raise Failure("the file is larger than 1 MB")
+        return file.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except OSError as error:
         raise Failure(str(error.strerror)) from None
     except UnicodeDecodeError:
-        raise Failure("it is not UTF-8") from None
+        raise Failure("the file is not UTF-8") from None
 
 
 def apply_own_views(connection: Connection, files: list[Path], taken: set[str]) -> None:
     """Creates each view in a transaction of its own, in any order that works.
 
-    One that fails is left out with one warning, which names file and line. `taken` are names that
-    a view cannot have.
+    A view that fails is skipped with one warning, which names file and line. A view cannot have
+    one of the names `taken`.
     """
     left, reasons = files, dict[Path, str]()
     while left:
@@ -58,19 +59,19 @@ def apply_own_views(connection: Connection, files: list[Path], taken: set[str]) 
             except Failure as failure:
                 left.append(file)
                 reasons[file] = str(failure)
-        if left == tried:  # none of them waited for another one
+        if left == tried:  # no progress: none of them waits for another view
             break
     for file in left:
-        log.warning("a view of yours is left out: %s, %s", masked(str(file)), reasons[file])
+        log.warning("your view is skipped: %s, %s", masked(str(file)), reasons[file])
 
 
 def _create(connection: Connection, file: Path, taken: set[str]) -> None:
-    """Raises Failure with line and reason; nothing of the file is applied then."""
+    """Creates the view of `file`. On an error, applies nothing: Failure with line and reason."""
     name = file.stem
     if not _NAME.fullmatch(name):
-        raise Failure("line 1: its name must be of a-z, 0-9 and _, and not begin with a digit")
+        raise Failure("line 1: the file name must use a-z, 0-9 and _, and not begin with a digit")
     if name in taken:
-        raise Failure(f"line 1: there is a {name} of verify-sync: give yours another name")
+        raise Failure(f"line 1: verify-sync has its own {name}: rename your file")
     try:
         text = text_of(file)
     except Failure as failure:
@@ -80,7 +81,7 @@ def _create(connection: Connection, file: Path, taken: set[str]) -> None:
         for line, statement in _statements(connection, text, name):
             _execute(connection, statement, line)
         if not _is_view(connection, name):
-            raise Failure(f"line 1: it does not create a view {name}")
+            raise Failure(f"line 1: the file does not create the view {name}")
     except BaseException:
         connection.rollback()
         raise
@@ -88,7 +89,7 @@ def _create(connection: Connection, file: Path, taken: set[str]) -> None:
 
 
 def _statements(connection: Connection, text: str, name: str) -> Iterator[tuple[int, str]]:
-    """Each statement with the line on which it begins. Raises Failure for one that may not be."""
+    """Yields each statement with the line where it begins. Raises Failure for a forbidden one."""
     try:
         statements = [statement.query for statement in connection.extract_statements(text)]
     except duckdb.Error as error:
@@ -103,7 +104,7 @@ def _statements(connection: Connection, text: str, name: str) -> Iterator[tuple[
         if allowed is None or allowed[1].lower() != name:
             raise Failure(
                 f"line {line}: only `create or replace view {name} as` and comments on it and its "
-                "columns may stand there"
+                "columns are allowed"
             )
         yield line, statement
         at += len(statement)
@@ -121,7 +122,7 @@ def _execute(connection: Connection, statement: str, line: int) -> None:
 
 
 def _described(error: duckdb.Error, first: int) -> str:
-    """The line, and why; `first` is the line of the file on which DuckDB's text began."""
+    """Returns line and reason. `first` is the line of the file where DuckDB's text begins."""
     within = re.search(r"^LINE (\d+):", str(error), re.MULTILINE)
     line = first + (int(within[1]) - 1 if within else 0)
     return f"line {line}: {masked(first_line(error))}"

@@ -11,23 +11,23 @@ from pipelines.text import typed
 
 
 def open_published(published: Path, writes_files: bool = False) -> duckdb.DuckDBPyConnection:
-    """A read-only connection that prints instants in UTC.
+    """Returns a read-only connection that shows times in UTC.
 
-    SQL on it can neither read nor write another file, nor undo that; `writes_files`: it can.
+    SQL on it cannot read or write other files, and cannot change that. `writes_files` allows it.
     Raises Failure if the file is missing or cannot be opened.
     """
     if not published.exists():
         raise Failure(
-            f"{published} is not there: run `{typed('sync')}` first, which makes it or says what "
-            f"is in the way (or `{typed('restore', 'FILE')}` with a backup; or `{typed('demo')}`, "
+            f"{published} is missing: run `{typed('sync')}` first, which creates it or says why it "
+            f"cannot (or `{typed('restore', 'FILE')}` with a backup; or `{typed('demo')}`, "
             f"and then `WAREHOUSE__DIR=warehouse/demo {typed('sql')}`)"
         )
     try:
         connection = duckdb.connect(str(published), read_only=True)
     except duckdb.Error as error:
         raise Failure(
-            f"{published} cannot be opened: {brief(error)} (if it is damaged, "
-            f"`{typed('sync')}` publishes it anew)"
+            f"{published} cannot be opened: {brief(error)} (if it is damaged, run "
+            f"`{typed('sync')}` to publish it again)"
         ) from error
     connection.execute("set timezone = 'UTC'")
     if not writes_files:
@@ -36,5 +36,5 @@ def open_published(published: Path, writes_files: bool = False) -> duckdb.DuckDB
 
 
 def brief(error: duckdb.Error) -> str:
-    """DuckDB's message on one line, without the excerpt of the query."""
+    """Returns DuckDB's message on one line, without the excerpt of the query."""
     return " ".join(str(error).partition("\nLINE ")[0].split())

@@ -1,4 +1,4 @@
-"""Makes the published file, where that is needed. The checks before it: session."""
+"""Makes the published file, if needed. The checks before that: session."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipelines.warehouse.files import copied_database, put
 from pipelines.warehouse.recovery import newest_load, note_published
 from pipelines.warehouse.tables import SCHEMA
 
-_READABLE_SINCE = "v1.2.0"  # DuckDB 2.0's own storage format cannot be opened by 1.x
+_READABLE_SINCE = "v1.2.0"  # DuckDB 1.x cannot open the storage format of DuckDB 2.0
 _SPARE = 64 * MIB  # bytes left free on the disk after publishing
-_OUTGROWN = 1.5  # times the size of a compact copy: rows that are merged leave holes
+_OUTGROWN = 1.5  # times the size of a compact copy; merging leaves holes in the file
 
-# A load package that brought more than windows in which there was nothing.
+# Load packages after the published one that hold more than windows without attempts.
 _UNPUBLISHED = f"""
     select load_id from {SCHEMA}._dlt_loads
     where
@@ -33,8 +33,8 @@ _UNPUBLISHED = f"""
         )
 """
 
-# What a reader gets of the same rows: views and settings, by the fingerprint of all that they are
-# made of, and which of the user's own were left out.
+# What a reader sees besides the loaded rows: the fingerprint of views and settings, the names of
+# the views (a user's view may have been skipped), and how far reconciliation is.
 _MEANING = f"""
     select views from {SCHEMA}._verify_sync
     union all
@@ -46,7 +46,7 @@ _MEANING = f"""
 
 
 class Publisher:
-    """Makes `database.published` from `database`, which is open for this run."""
+    """Makes `database.published` from `database`, which this run must have open."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -54,10 +54,13 @@ class Publisher:
         self._compact = self._loading.with_name(f"{self._loading.name}.compact")
 
     def reason_to_keep(self, every: timedelta = timedelta()) -> str | None:
-        """Why the published file can stay as it is; None if it is to be made anew."""
+        """Returns why the published file can stay as it is, or None if it must be replaced.
+
+        It also stays if it is younger than `every`.
+        """
         try:
             newest = newest_load(self._published)
-        except OpenElsewhere:  # by someone who writes into it, for nothing
+        except OpenElsewhere:  # another program writes to it; publishing replaces the file
             return None
         if newest is None:
             return None
@@ -67,13 +70,13 @@ class Publisher:
             return "nothing new to publish"
         age = timedelta(seconds=time.time() - self._published.stat().st_mtime)
         if timedelta() <= age < every:
-            return f"not published again: that was {age // SECOND} s ago, see publish_every"
+            return f"not published: the last time was {age // SECOND} s ago (see publish_every)"
         return None
 
     def publish(self) -> None:
-        """Replaces `verify.duckdb` by a compact copy at once; who has it open keeps the old one.
+        """Replaces `verify.duckdb` atomically by a compact copy. Readers keep the old file.
 
-        Raises Failure where the disk has no room for it.
+        Raises Failure if the disk has no room for the copy.
         """
         connection = self._database.connection
         self._check_disk()
@@ -85,22 +88,25 @@ class Publisher:
         note_published(self._published, connection)
 
     def shrink(self) -> None:
-        """When the run's own file is closed: by the compact one, unless more was loaded since."""
+        """Replaces `loading.duckdb` by its compact copy, unless more was loaded since.
+
+        Call it when the file is closed.
+        """
         if self._compact.exists() and newest_load(self._compact) == newest_load(self._loading):
             put(self._compact, self._loading)
 
     def forget_compact(self) -> None:
-        """What a run that was killed has left of it."""
+        """Deletes the compact copy that a killed run left."""
         self._compact.unlink(missing_ok=True)
 
     def _keep_compact(self, fresh: Path) -> None:
-        """Where the run's own file has outgrown a copy of it, for that to take its place."""
+        """Keeps the copy for `shrink`, if `loading.duckdb` is much larger and the disk has room."""
         size, free = fresh.stat().st_size, shutil.disk_usage(fresh.parent).free
         if self._loading.stat().st_size <= _OUTGROWN * size or free <= size + _SPARE:
             return
         try:
             shutil.copyfile(fresh, self._compact)
-        except OSError:  # a quota, say: no reason not to publish
+        except OSError:  # such as a quota: publishing still works
             self.forget_compact()
 
     def _check_disk(self) -> None:
@@ -110,6 +116,6 @@ class Publisher:
         free = shutil.disk_usage(folder).free
         if free < needed:
             raise Failure(
-                f"publishing needs {needed >> 20} MB free in {folder}, there are {free >> 20}; "
-                "what was read is kept, free some space and run again"
+                f"publishing needs {needed >> 20} MB free in {folder}, but only {free >> 20} MB "
+                "are free: free some space and run again; all attempts read are kept"
             )

@@ -1,4 +1,4 @@
-"""Compares a day with Twilio's own totals, and reads it again. The report: commands.reconcile."""
+"""Compares days with Twilio's totals, reads differing days again. Report: commands.reconcile."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pipelines.warehouse.folder import Warehouse
 from pipelines.warehouse.ingest import read_windows, windows_read
 from pipelines.warehouse.tables import insert
 
-# 24 hours that a code may be valid at most, and two until Twilio counts it.
+# A code is valid for 24 hours at most. Add 2 hours until Twilio counts the conversion.
 CONVERSIONS_SETTLE = timedelta(hours=26)
 _DAY = timedelta(days=1)
-# Of a comparison; the second one is for a day whose first one has it read again.
+# Outcomes. READ_AGAIN: the first comparison of a day differs. DIFFERS: the second one differs too.
 AGREES, READ_AGAIN, DIFFERS = "agrees", "read again", "differs"
-# What lies on a bound may be counted by Twilio or not, and an unknown status may be either.
+# Twilio may or may not count attempts on a bound. An unknown status may be either status.
 _HELD = """
     with possible as (
         select
@@ -41,7 +41,7 @@ _HELD = """
         min(read_age)
     from possible
 """
-_COUNTS = {  # by `Summary`'s fields, of certain ones and of all
+_COUNTS = {  # per field of `Summary`, our condition: (counted for certain, possibly counted)
     "true": ("true", "true"),
     "status = 'converted'": ("status = 'converted'", "status != 'unconverted'"),
     "status = 'unconverted'": ("status = 'unconverted'", "status != 'converted'"),
@@ -57,9 +57,9 @@ log = logging.getLogger("verify_sync")
 
 @dataclass(frozen=True)
 class Held:
-    """What the warehouse holds of a window: counts of the day, and between which Twilio's may be.
+    """The warehouse's counts for a window. Twilio's counts may be from `least` to `most`.
 
-    `read_age` is that of the attempt that was youngest when it was last read; None without any.
+    `read_age` is the lowest age at which one of the attempts was last read; None without attempts.
     """
 
     day: Summary
@@ -70,7 +70,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A window of created time; whether Twilio's bounds belong to it is unknown."""
+    """One comparison of a window. It is unknown whether Twilio's totals include its bounds."""
 
     window: Window
     reconciled_at: datetime
@@ -92,13 +92,13 @@ class Comparison:
 
     @property
     def day(self) -> str:
-        """The date; of a part of a day also its end."""
+        """The date. For part of a day, also the time where it ends."""
         after, before = self.window.after, self.window.before
         return f"{after:%F}" + ("" if self.is_whole_day else f" to {before:%T}")
 
 
 def days_of(now: datetime, reach: datetime, number: int) -> list[Window]:
-    """The last `number` whole UTC days that Twilio still has, and today, up to `reach`."""
+    """Returns the last `number` whole UTC days within retention, and today, cut at `reach`."""
     midnight = now.astimezone(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
     starts = [midnight - ago * _DAY for ago in range(number, -1, -1)]
     return [
@@ -109,25 +109,27 @@ def days_of(now: datetime, reach: datetime, number: int) -> list[Window]:
 
 
 def differing(comparisons: Iterable[Comparison]) -> list[Comparison]:
-    """Of each window the last comparison, if it differs."""
+    """Returns the last comparison of each window, if it differs."""
     last = {comparison.window: comparison for comparison in comparisons}
     return [comparison for comparison in last.values() if not comparison.agrees]
 
 
 def windows_of(warehouse: Warehouse, days: int, now: datetime) -> list[Window]:
-    """The last so many days, as far as they were read. Raises Failure where nothing was."""
+    """Returns the last `days` days and today, as far as read. Raises Failure if nothing was."""
     read = windows_read(warehouse, now)
     if not len(read.before):
         raise Failure(
-            f"{warehouse.directory} holds nothing that was read by this configuration's account "
-            f"and filters: run `{typed('sync')}` first"
+            f"{warehouse.directory} holds nothing for the configured account and filters: "
+            f"run `{typed('sync')}` first"
         )
     return days_of(now, datetime.fromtimestamp(read.reach(0), timezone.utc), days)
 
 
 def compared(warehouse: Warehouse, client: Client, window: Window) -> Iterator[Comparison]:
-    """One comparison, or two if the first one differs; none of what Twilio forgets meanwhile. Each
-    is kept in `reconciliations`."""
+    """Yields one comparison, or two if the first differs. Stores each in `reconciliations`.
+
+    Yields nothing more once the window has begun to leave retention.
+    """
     for comparison in _compared(warehouse, client, window):
         _keep(warehouse, comparison)
         yield comparison
@@ -163,8 +165,11 @@ def _comparison(
     summaries: Sequence[Summary],
     rejected: int | None = None,
 ) -> Comparison:
-    """Twilio's count may have moved from the first of `summaries` to the last. `rejected` rows,
-    known once it was read again, are attempts to Twilio, if not to us."""
+    """`summaries` are Twilio's counts before and after reading again, or only before.
+
+    Twilio's count may have changed between the two, so any count between them is accepted. Twilio
+    also counts `rejected` rows, which we do not. Their number is known only after reading again.
+    """
     held = held_in(warehouse.connection, window, warehouse.settings.filters)
     judged = held.read_age is None or held.read_age >= CONVERSIONS_SETTLE
     agrees = [
@@ -194,7 +199,7 @@ def held_in(connection: Connection, window: Window, filters: Filters) -> Held:
     ]
     counts = ", ".join(f"count(*) filter (where {condition})" for condition in conditions)
     query = _HELD.format(matches=matches, counts=counts)
-    is_whole = window.before - window.after == _DAY  # then its last second is the one before
+    is_whole = window.before - window.after == _DAY  # its last second is the one before midnight
     last = window.before - is_whole * SECOND
     bounds = {"after": window.after, "before": window.before, "last": last}
     row = connection.execute(query, {**bounds, **given}).fetchone() or ()
@@ -214,7 +219,7 @@ def _keep(warehouse: Warehouse, comparison: Comparison) -> None:
         **{f"api_{name}": count for name, count in api._asdict().items()},
         **held._asdict(),
         "conversions_judged": comparison.conversions_judged,
-        "_dlt_load_id": warehouse.run.run_id,  # of no load package
+        "_dlt_load_id": warehouse.run.run_id,  # the row belongs to no load package
         "_dlt_id": uuid4().hex,
     }
     insert(warehouse.connection, "reconciliations", row)

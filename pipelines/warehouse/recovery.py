@@ -1,4 +1,4 @@
-"""Which of the two database files is whole; rebuilds one from the other. Copying: files."""
+"""Checks that both database files are intact, rebuilds `loading.duckdb`. Copying: files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.warehouse.files import copied, put, set_aside, wal_of
 from pipelines.warehouse.tables import SCHEMA
 
 NEWEST = f"select load_id from {SCHEMA}._dlt_loads where status = 0 order by rowid desc limit 1"
-# Ours first; then whatever else somebody may have made.
+# Our schema first, then everything that another program may have created.
 _OBJECTS = f"""
     select
         (select count(*) from duckdb_schemas() where schema_name = '{SCHEMA}'),
@@ -26,42 +26,42 @@ log = logging.getLogger("verify_sync")
 
 
 class Foreign(Failure):
-    """The file is a database of something else."""
+    """The file is a database of another program."""
 
 
 def recover(loading: Path, published: Path) -> None:
-    """Before a run: rebuilds `loading` from `published` where that holds loads which it lacks.
+    """Before a run, rebuilds `loading` from `published` if it lacks loads that `published` has.
 
-    So it does when `loading` was deleted, is damaged, or is an older copy. What was loaded but
-    not yet published is then due again. A damaged file is set aside, never deleted. Raises
-    Failure, with nothing changed, when no file is intact, or one of them is not ours.
+    That is so when `loading` was deleted, is damaged, or is an older copy. Windows that were
+    loaded but not published are then due again. A damaged file is set aside, never deleted.
+    Raises Failure and changes nothing if no file is intact, or one of them is not ours.
     """
     if not loading.exists() and not published.exists() and (loading.parent / "dlt").exists():
         log.warning(
-            "%s and %s are gone: this begins anew, with what Twilio still has; `%s` starts again "
-            "from a backup", loading, published.name, typed("restore", "FILE"),
+            "%s and %s are missing: starting over with what Twilio still has; if you have a "
+            "backup, run `%s`", loading, published.name, typed("restore", "FILE"),
         )  # fmt: skip
     try:
         kept = newest_load(published)
-        if kept is not None and wal_of(published).exists():  # what others wrote is not published
+        if kept is not None and wal_of(published).exists():  # drop changes by other programs
             wal_of(published).unlink()
             kept = newest_load(published)
     except Damaged as error:
         if not _is_intact(loading):
             raise _beyond_recovery(error) from error
-        log.warning("%s; it is now %s and will be published anew", error, set_aside(published))
+        log.warning("%s; renamed to %s, it will be published again", error, set_aside(published))
         return
-    except OpenElsewhere:  # by someone who writes into it: they keep what they opened
+    except OpenElsewhere:  # another program writes to it, and keeps the file that it opened
         kept = _noted(published)
         if not _is_intact(loading) or (kept and not _has(loading, kept)):
             raise Failure(
                 f"{loading} has to be rebuilt from {published}, which is open for writing in "
-                "another process: close it and run again"
+                "another process: end that process and run again"
             ) from None
         return
     try:
         behind = newest_load(loading) != kept and kept is not None and not _has(loading, kept)
-        reason = f"{loading} is an older copy" if loading.exists() else f"{loading} is not there"
+        reason = f"{loading} is an older copy" if loading.exists() else f"{loading} is missing"
     except Damaged as error:
         if kept is None:
             raise _beyond_recovery(error) from error
@@ -79,9 +79,9 @@ def _rebuild(loading: Path, published: Path, reason: str) -> None:
             )
     try:
         fresh = copied(published, loading)
-    except Damaged as error:  # further inside than its list of loads
+    except Damaged as error:  # the damage is deeper inside than the list of loads
         raise _beyond_recovery(error) from error
-    old = f"; the old one is {set_aside(loading)}" if loading.exists() else ""
+    old = f"; the old file is now {set_aside(loading)}" if loading.exists() else ""
     put(fresh, loading)
     log.warning("%s: rebuilt from %s%s", reason, published.name, old)
 
@@ -94,7 +94,7 @@ def _is_intact(loading: Path) -> bool:
 
 
 def newest_load(file: Path) -> str | None:
-    """The load package that was completed last; None if there is none, or no file.
+    """Returns the id of the newest complete load package; None if there is none, or no file.
 
     Raises Damaged, OpenElsewhere or Foreign.
     """
@@ -102,13 +102,13 @@ def newest_load(file: Path) -> str | None:
     if found is None:
         counted = ask(file, _OBJECTS, Connection.fetchone, None)
         if counted and any(counted) and not counted[0]:
-            raise Foreign(f"{file} is a database, but not one of verify-sync's; move it elsewhere")
+            raise Foreign(f"{file} is a database of another program: move it elsewhere")
         return None
     return str(found[0])
 
 
 def note_published(published: Path, connection: Connection) -> None:
-    """Writes down what was published, for when the file itself cannot be asked."""
+    """Stores the id of the published load, for when the file itself cannot be queried."""
     found = connection.execute(NEWEST).fetchone()
     _note(published).write_text(str(found[0]) if found else "", encoding="utf-8")
 
@@ -123,7 +123,7 @@ def _note(published: Path) -> Path:
 
 
 def _has(file: Path, load_id: str) -> bool:
-    """Whether it has that load package, and so those before it."""
+    """Whether the file has that load package, and so all earlier ones."""
     query = f"select 1 from {SCHEMA}._dlt_loads where status = 0 and load_id = '{load_id}'"
     return ask(file, query, Connection.fetchone, None) is not None
 
@@ -136,6 +136,6 @@ def _account(file: Path) -> str | None:
 
 def _beyond_recovery(error: Failure) -> Failure:
     return Failure(
-        f"{error} and there is no other copy here: move it away, or start again from a backup "
+        f"{error} and there is no other copy here: move it away to start over, or restore a backup "
         f"with `{typed('restore', 'FILE')}`"
     )

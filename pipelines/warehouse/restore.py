@@ -1,4 +1,4 @@
-"""Starts a warehouse again from a backup. What a run repairs by itself: recovery."""
+"""Restores a warehouse from a backup. What a run repairs by itself: recovery."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pipelines.warehouse.views import apply_views
 
 
 def restore(warehouse: Warehouse, backup: Path) -> list[Path]:
-    """Starts again from a published copy: what was read since is due again.
+    """Replaces the warehouse by `backup`, a copy of a published file. Later reads are due again.
 
-    Returns where the files that it replaced are kept. Raises Misuse if `backup` is no warehouse or
-    another account's. Interrupted, it is undone by the next run.
+    Returns the new names of the replaced files. Raises Misuse if `backup` is not a warehouse, or
+    holds another account. If it is interrupted, the next run undoes it.
     """
     _check_backup(backup)
     refuse_newer(backup)
@@ -28,11 +28,11 @@ def restore(warehouse: Warehouse, backup: Path) -> list[Path]:
             warehouse.contents.check_account(warehouse.settings.credentials.account_sid, backup)
         there = [file for file in (warehouse.published, warehouse.loading) if file.exists()]
         for file in there:
-            with suppress(Damaged):  # all the more reason; but not open, nor somebody else's
+            with suppress(Damaged):  # may be replaced, unlike an open or a foreign file
                 newest_load(file)
         fresh = copied(backup, warehouse.loading)
         kept = [keep_aside(file) for file in there]
-        if warehouse.working_folder.exists():  # a package in it belongs to what is replaced
+        if warehouse.working_folder.exists():  # a pending package belongs to the old database
             shutil.rmtree(warehouse.working_folder)
         put(fresh, warehouse.loading)
         with warehouse.connected():
@@ -47,5 +47,5 @@ def _check_backup(file: Path) -> None:
     except (Damaged, Foreign):
         found = None
     if found is None:
-        what = "is no warehouse" if file.exists() else "is not there"
+        what = "is not a warehouse" if file.exists() else "is missing"
         raise Misuse(f"{file} {what}: give a copy of a published verify.duckdb")

@@ -1,4 +1,4 @@
-"""`Run`: what a command did by now, and its row in `sync_runs`. Doing it: session, ingest."""
+"""`Run`: what a command has done so far, its row in `sync_runs`. The work: session, ingest."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ NEWEST_SYNC = f"""
 
 @dataclass
 class Run:
-    """What a command did by now. `pages` are those of the slices; `counts` has every request.
+    """What a command has done so far. `pages` counts pages of slices, `counts` all requests.
 
-    `seconds` is how long it took, `publishing` the part of it that making the published file anew
-    took; where that was left as it was, `unpublished` says why. `wait` is how many seconds it may
-    wait for another run, `waited` how many it did; `is_brief`: others can wait for this one.
+    `seconds` is how long it took, `publishing` the seconds of that spent on publishing. If the
+    published file was kept, `unpublished` says why. `wait` is how many seconds it may wait for
+    another run, `waited` how many it did. `is_brief`: it holds the lock only for seconds.
     """
 
     command: str
@@ -58,16 +58,16 @@ class Run:
 
     @property
     def now(self) -> datetime:
-        """What it plans by: when it began, or if it had to wait for others, when that was over."""
+        """The time it plans by: its start plus the time it waited for other runs, if over 1 s."""
         return self.started_at + timedelta(seconds=self.waited if self.waited > 1 else 0)
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since it began."""
         return time.monotonic() - self._began
 
     def add(self, reads: Iterable[SliceRead], new: int) -> None:
-        """A load package of `reads`, with so many attempts that were not stored before."""
+        """Counts a load package of `reads`; `new` of its attempts were not stored before."""
         for read in reads:
             self.slices += 1
             self.attempts += read.attempts.num_rows
@@ -88,11 +88,11 @@ class Run:
             self.end(FAILED, redact(kind + first_line(error)))
 
     def holder(self) -> LockHolder:
-        """How others know it that want the warehouse meanwhile."""
+        """Returns what the lock file says of this run to others that want the warehouse."""
         return LockHolder(self.command, os.getpid(), f"{self.started_at:%F %T}", self.is_brief)
 
     def told(self) -> dict[str, object]:
-        """For machines: its row without what is the database's, and what was published."""
+        """Returns the JSON output: its row without dlt's columns, `seconds` and `unpublished`."""
         row = {name: value for name, value in self.row().items() if not name.startswith("_")}
         times = {name: f"{row[name]:%FT%TZ}" for name in ("started_at", "finished_at")}
         return {**row, **times, "seconds": round(self.seconds, 3), "unpublished": self.unpublished}
@@ -112,15 +112,16 @@ class Run:
             "attempts_read": self.attempts,
             "attempts_new": self.attempts_new,
             "rejected": self.rejected,
-            "_dlt_load_id": self.run_id,  # of no load package: whatever becomes of those, it stays
+            "_dlt_load_id": self.run_id,  # no load package: the row stays even if one is dropped
             "_dlt_id": self.run_id,
         }
 
 
 def record(connection: Connection, run: Run, others_go_on: bool) -> None:
-    """Writes down what the run did by now; at its beginning, that earlier ones did not end.
+    """Stores in `sync_runs` what the run has done so far.
 
-    But a backfill that goes on meanwhile (`others_go_on`) gives others the warehouse in between.
+    The first call marks earlier runs without an outcome as killed. If `others_go_on`, it skips
+    backfills: one of them is alive, and unlocks the warehouse between its packages.
     """
     if not run.is_recorded:
         alive = " and command != 'backfill'" if others_go_on else ""
@@ -135,6 +136,6 @@ def record(connection: Connection, run: Run, others_go_on: bool) -> None:
 
 
 def newest_sync(connection: Connection) -> datetime | None:
-    """When the newest sync that succeeded had ended."""
+    """Returns when the last successful sync ended, or None."""
     found = connection.execute(NEWEST_SYNC).fetchone()
     return found[0] if found else None

@@ -20,20 +20,20 @@ from pipelines.warehouse.folder import Warehouse
 from pipelines.warehouse.runs import DONE, record
 from pipelines.warehouse.views import apply_views
 
-_FOR_THE_RECORD = 10.0  # seconds that a run which failed waits for another to write that down
+_FOR_THE_RECORD = 10.0  # seconds that a failed run waits for another run, to record its failure
 
 log = logging.getLogger("verify_sync")
 
 
 @contextmanager
 def session(warehouse: Warehouse, patient: bool = False) -> Iterator[None]:
-    """The warehouse to load into: of this account, rid of what an interrupted run left; what its
-    run does is written down.
+    """Opens the warehouse for loading. Finishes or drops a pending package, checks the account.
 
-    `patient`: it waits for others however long they take. Raises Failure or Misuse.
+    Records the run in `sync_runs`, at the start and when it fails. `patient`: waits for other runs
+    without limit. Raises Failure or Misuse.
     """
     credentials = require_credentials(warehouse.settings)
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what pages no longer need
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool does not return freed memory
     with warehouse.opened(float("inf") if patient else None):
         warehouse.loader.finish_pending()
         warehouse.contents.check_account(credentials.account_sid)
@@ -44,7 +44,7 @@ def session(warehouse: Warehouse, patient: bool = False) -> Iterator[None]:
 
 @contextmanager
 def recorded(warehouse: Warehouse) -> Iterator[None]:
-    """A run that fails in here is written down as one that did."""
+    """If the run fails in here, records that in `sync_runs`."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -53,19 +53,19 @@ def recorded(warehouse: Warehouse) -> Iterator[None]:
 
 
 def finish(warehouse: Warehouse, now: datetime, publish_every: timedelta = timedelta()) -> None:
-    """The end of a run: views, and the published file unless there is no need for it."""
+    """Ends a run: records it, applies the views, and publishes if there is a need."""
     run = warehouse.run
     if run.rejected:
         log.warning(
-            "%s rows that Twilio listed are no attempts: they have no usable sid or "
-            "date_created, see twilio_verify.rejected_attempts",
+            "%s rows from Twilio are not attempts: they have no usable sid or date_created; "
+            "see twilio_verify.rejected_attempts",
             f"{run.rejected:,}",
         )
     if run.outcome is None:
         run.end(DONE)
     _record(warehouse)  # before it is published, so that readers see it
     if not warehouse.contents.is_begun():
-        run.unpublished = "there was nothing to read"
+        run.unpublished = "there was nothing to publish"
         return
     started = time.monotonic()
     apply_views(warehouse.database, warehouse.settings)
@@ -76,7 +76,7 @@ def finish(warehouse: Warehouse, now: datetime, publish_every: timedelta = timed
 
 
 def publish(warehouse: Warehouse, now: datetime) -> None:
-    """Publishes what passes the checks. Raises Failure if one with severity fail finds anything."""
+    """Runs the checks, then publishes. Raises Failure if a check of severity fail does not pass."""
     found = check(warehouse.database, now, warehouse.settings.sql)
     answers = [answer for answer in found if answer.verdict != "ok"]
     for answer in answers:
@@ -86,28 +86,28 @@ def publish(warehouse: Warehouse, now: datetime) -> None:
         name, why = warehouse.published.name, ", ".join(failed)
         held = "stays as it was" if warehouse.published.exists() else "is not published"
         raise Failure(
-            f"{name} {held}, because of {why}; what was read is kept, `{typed('check')}` shows the "
-            "rows"
+            f"{name} {held}, because checks failed: {why}; all attempts read are kept, run "
+            f"`{typed('check')}` to see the rows"
         )
     warehouse.publisher.publish()
 
 
 def _record(warehouse: Warehouse) -> None:
-    """Writes down what the run did by now, in `sync_runs`."""
+    """Stores in `sync_runs` what the run has done so far."""
     backfill = warehouse.backfill_lock.holder()
     goes_on = backfill is not None and backfill.pid != os.getpid()
     record(warehouse.connection, warehouse.run, goes_on)
 
 
 def _record_failure(warehouse: Warehouse, error: BaseException) -> None:
-    """The same of a run that failed, if it had been written down and that is possible."""
+    """Records the failure, if the run is in `sync_runs` and the warehouse can be opened."""
     warehouse.run.fail(error)
     if not warehouse.run.is_recorded:
         return
     with suppress(Failure, OSError, duckdb.Error):
         if warehouse.database.is_open:
             with suppress(duckdb.Error):
-                warehouse.connection.rollback()  # what failed may have been a transaction
+                warehouse.connection.rollback()  # a transaction may still be open
             _record(warehouse)
         else:
             with warehouse.opened(_FOR_THE_RECORD):

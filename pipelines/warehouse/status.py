@@ -1,4 +1,4 @@
-"""How fresh and complete a warehouse is, in numbers. Writes nothing. In words: commands.status."""
+"""How fresh and complete a warehouse is, in numbers. Writes nothing. As text: commands.status."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ _RECONCILED = f"""
 
 @dataclass(frozen=True)
 class Status:
-    """Instants are aware, ages and lengths in seconds, sizes in bytes.
+    """Times are aware, ages and durations in seconds, sizes in bytes.
 
-    Of progress it is that of the configured filters. `pending` attempts will be read again,
-    `forgotten` ones no more: Twilio forgot them before they were settled.
+    Coverage, gaps and loss are those of the configured filters. `pending` attempts will be read
+    again. `forgotten` ones will not: they left retention before they were settled.
     """
 
     warehouse: str
@@ -86,9 +86,9 @@ class Status:
 
     @classmethod
     def of(cls, settings: Settings, now: datetime) -> Status:
-        """Of the run's own database, unless a run has it open: then of the published file.
+        """Queries the run's own database; if that cannot be read, the published file.
 
-        Raises Failure when there is neither, Misuse when a newer release made them.
+        Raises Failure if neither can be read, Misuse if a newer release made them.
         """
         warehouse = Warehouse(settings)
         warehouse.refuse_newer()
@@ -102,8 +102,8 @@ class Status:
                     raise
         holder = warehouse.lock.holder()
         raise Failure(
-            f"{warehouse.directory} holds nothing that can be read yet"
-            + (f", {holder} is at work" if holder else f": run `{typed('sync')}` first")
+            f"{warehouse.directory} holds nothing that can be read yet: "
+            + (f"{holder} is running" if holder else f"run `{typed('sync')}` first")
         )
 
     @classmethod
@@ -130,7 +130,7 @@ class Status:
         read = warehouse.contents.windows_read(account or "", now, file)
         left = time_left(read, now)
         if left is None and len(read.before):
-            left = RETENTION  # all was read: what comes now has its 30 days yet
+            left = RETENTION  # all was read: the next attempt still has its 30 days
         return cls(
             warehouse=str(warehouse.directory),
             last_success=success,
@@ -162,7 +162,7 @@ class Status:
 
 
 def _running(warehouse: Warehouse) -> list[LockHolder]:
-    """A backfill has both locks at times."""
+    """Returns who holds a lock, each process once: a backfill can hold both."""
     holders = (warehouse.lock.holder(), warehouse.backfill_lock.holder())
     return list({holder.pid: holder for holder in holders if holder}.values())
 
@@ -172,7 +172,10 @@ def _last_success(holder: LockHolder) -> datetime | None:
 
 
 def _sizes(directory: Path) -> dict[str, int]:
-    """Of the two databases, with their logs, and of all files; a run may remove some meanwhile."""
+    """Returns the bytes of each database with its log (.wal), and of all files.
+
+    A run may delete files in the meantime.
+    """
     sizes: dict[str, int] = {}
     for folder, _, names in os.walk(directory):
         for name in names:

@@ -1,4 +1,4 @@
-"""Creates raw tables in DuckDB, inserts rows beside dlt. Their columns: reading.raw_tables."""
+"""Creates raw tables and inserts rows without dlt. Their columns: reading.raw_tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OF_DLT = {"_dlt_load_id": "varchar not null", "_dlt_id": "varchar not null"}
 
 
 def create_table(connection: Connection, name: str) -> None:
-    """A raw table as dlt would create it, unless it is there."""
+    """Creates a raw table as dlt would, unless it exists."""
     columns = [
         f"{column} {TYPES[str(hint['data_type'])]}{'' if hint['nullable'] else ' not null'}"
         for column, hint in TABLES[name].items()
@@ -35,7 +35,7 @@ def create_table(connection: Connection, name: str) -> None:
 
 
 def insert(connection: Connection, table: str, row: Mapping[str, object]) -> None:
-    """Into a raw table, beside dlt: what is known of the account's runs, not of its attempts."""
+    """Inserts a row into a raw table without dlt: for facts about runs, not about attempts."""
     places = ", ".join("?" * len(row))
     connection.execute(
         f"insert into {SCHEMA}.{table} ({', '.join(row)}) values ({places})", [*row.values()]
@@ -43,7 +43,7 @@ def insert(connection: Connection, table: str, row: Mapping[str, object]) -> Non
 
 
 def create_raw(connection: duckdb.DuckDBPyConnection, attempts: pa.Table) -> None:
-    """The raw tables as a sync would make them, with each of these attempts once, for the views."""
+    """Creates the raw tables that the views need, as a sync would, with each attempt once."""
     connection.execute(f"create schema {SCHEMA}")
     connection.register("given", attempts)
     connection.execute(f"create table {SCHEMA}.attempts as select distinct on (sid) * from given")

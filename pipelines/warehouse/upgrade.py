@@ -1,4 +1,4 @@
-"""The layout of a database: an older one is brought along, a newer one refused. Views: views."""
+"""The layout of a database: upgrades an older one, refuses a newer one. Views: views."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pipelines.reading.raw_tables import TABLES, attempts_columns
 from pipelines.warehouse.connections import Connection, ask
 from pipelines.warehouse.tables import SCHEMA, TYPES, create_table
 
-# One more with each release whose tables an earlier one cannot work with. 1: without a stamp.
+# Add 1 in each release whose tables an earlier release cannot use. Layout 1 has no stamp.
 LAYOUT = 2
 _STAMP = f"{SCHEMA}._verify_sync"
 
 
 def refuse_newer(file: Path) -> None:
-    """Raises Misuse for a database whose layout only a later release knows."""
+    """Raises Misuse if only a newer release knows the layout of the database."""
     found = ask(file, f"select layout, release from {_STAMP}", Connection.fetchone, None)
     if found is not None and found[0] > LAYOUT:
         raise Misuse(
-            f"{file} was made by a newer verify-sync, {found[1]} (its layout is {found[0]}, this "
-            f"one's {LAYOUT}): install that release again, or give this one another folder with "
-            "WAREHOUSE__DIR"
+            f"{file} was made by a newer verify-sync, {found[1]} (layout {found[0]}, this release "
+            f"knows up to {LAYOUT}): install that release again, or set WAREHOUSE__DIR to another "
+            "folder"
         )
 
 
 def bring_along(connection: Connection) -> None:
-    """Gives a database that an earlier release made, or none did, what it lacks, and the stamp."""
+    """Upgrades a new database or one of an earlier release: adds what it lacks, and the stamp."""
     if _layout(connection) == LAYOUT:
         return
     connection.begin()
     connection.execute(f"create schema if not exists {SCHEMA}")
-    # Before the first load creates the others, a run that fails is to be written down.
+    # The first load creates the other tables. A run that fails before it must be recorded too.
     create_table(connection, "sync_runs")
     for table, columns in {"attempts": attempts_columns(), **TABLES}.items():
         for column, hint in columns.items():
@@ -48,7 +48,7 @@ def bring_along(connection: Connection) -> None:
 
 
 def stamped_views(connection: Connection) -> str | None:
-    """The fingerprint of the views as they were applied last."""
+    """Returns the fingerprint of the views that were applied last, or None."""
     found = connection.execute(f"select views from {_STAMP}").fetchone()
     return found[0] if found else None
 

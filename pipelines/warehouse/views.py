@@ -1,4 +1,4 @@
-"""Applies the views of `sql/`, with the settings that they read, then the user's own: own_sql."""
+"""Applies the views of `sql/` and the settings that they read. The user's own views: own_sql."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from pipelines.warehouse.upgrade import stamp_views, stamped_views
 # Twilio's default: an attempt this old is seldom converted later.
 CODE_VALIDITY = timedelta(minutes=10)
 _VIEWS = "select view_name from duckdb_views() where schema_name = 'main' and not internal"
-_LAYERS = ("staging", "marts", "reports")  # a view reads from no later folder
+_LAYERS = ("staging", "marts", "reports")  # a view reads only from its own or earlier folders
 
 
 def sql_folder() -> Path:
-    """`sql/` beside the package in a checkout, inside it when installed from a wheel."""
+    """Returns `sql/`: beside the package in a checkout, inside it if installed from a wheel."""
     package = Path(__file__).parents[1]
     inside = package / "sql"
     return inside if inside.is_dir() else package.parent / "sql"
 
 
 def view_files() -> list[Path]:
-    """The files that make views, each after those whose views it reads."""
+    """Returns the view files, each after the files whose views it reads."""
     found = (sorted((sql_folder() / layer).glob("*.sql")) for layer in _LAYERS)
     files = {file.stem: file for layer in found for file in layer}
     order = TopologicalSorter({name: _read_by(file, files) for name, file in files.items()})
@@ -44,13 +44,13 @@ def view_files() -> list[Path]:
 
 
 def _read_by(file: Path, files: Mapping[str, Path]) -> list[str]:
-    """Which of the views `files` make this one names."""
+    """Returns the names of the views in `files` that this file reads."""
     names = set(re.findall(r"\b(?:from|join) (\w+)", file.read_text(encoding="utf-8")))
     return [name for name in files if name in names]
 
 
 def fingerprint(settings: Settings) -> str:
-    """Of everything the views are made of: while it is the same, nobody has to make them again."""
+    """Returns a hash of everything the views are made of. If it is the same, so are the views."""
     files = (_settings_file(), *view_files(), *own_files(settings.sql, REPORTS))
     parts = [*map(_bytes, files), *(file.name for file in files)]
     whole = "\0".join([*map(str, parts), *map(str, _values(settings)), duckdb.__version__])
@@ -58,15 +58,15 @@ def fingerprint(settings: Settings) -> str:
 
 
 def _bytes(file: Path) -> bytes:
-    with suppress(OSError):  # one of the user's that cannot be read is left out later
+    with suppress(OSError):  # a user's file that cannot be read is skipped later
         return file.read_bytes()
     return b""
 
 
 def apply_views(database: Database, settings: Settings, again: bool = False) -> None:
-    """Makes `settings` and all views anew, ours in one transaction, unless nothing has changed.
+    """Recreates `settings` and all views, ours in one transaction, unless nothing has changed.
 
-    `again`: even then. A view of the user's that fails is left out, and tried again by every run.
+    `again`: even then. A user's view that fails is skipped, and every run tries it again.
     """
     connection, current = database.connection, fingerprint(settings)
     ours, own = view_files(), own_files(settings.sql, REPORTS)
@@ -106,7 +106,7 @@ def _settings_file() -> Path:
 
 
 def _fill_settings(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
-    """Lengths of time in seconds: a day is 23 or 25 hours where a reader's clocks change."""
+    """Writes durations in seconds, because a day has 23 or 25 hours when clocks change."""
     connection.execute(
         "insert into main.settings select ?, ?, ?, ?, ?, ?, ?, "
         "to_seconds(?), to_seconds(?), to_seconds(?), [to_seconds(age) for age in ?]",
@@ -115,7 +115,7 @@ def _fill_settings(connection: duckdb.DuckDBPyConnection, settings: Settings) ->
 
 
 def _values(settings: Settings) -> list[Any]:
-    """In the order of the table's columns."""
+    """Returns the settings in the order of the table's columns."""
     return [
         settings.verification_fee,
         settings.fee_currency,

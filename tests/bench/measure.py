@@ -33,7 +33,7 @@ _, status, usage = os.wait4(pid, 0)
 print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-_PUBLISHING = re.compile(r"of which ([\d.]+) s publishing")
+_PUBLISHING = re.compile(r"including ([\d.]+) s for publishing")
 
 
 class Cost(NamedTuple):

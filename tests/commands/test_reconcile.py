@@ -133,7 +133,7 @@ def test_what_still_differs_is_an_error(synced: World, capsys: Capture) -> None:
     assert main(["reconcile", "--days", "12"], now=NOW) == 1
     told = capsys.readouterr()
     assert told.err.splitlines()[-1].startswith(
-        "verify-sync: 1 day still not as Twilio counts, though read again: 2026-11-10;"
+        "verify-sync: 1 day still different from Twilio's totals after reading again: 2026-11-10;"
     )
     assert told.out.count("agrees") == 12
     assert told.out.count("still differs") == 1
@@ -243,7 +243,7 @@ def test_filters_that_twilio_does_not_count_by_are_refused(
 ) -> None:
     monkeypatch.setenv(f"SOURCES__TWILIO_VERIFY__{name}", value)
     code, line = refused(capsys, "reconcile")
-    assert (code, "cannot be had by" in line, value in line) == (2, True, False)
+    assert (code, "has no totals by" in line, value in line) == (2, True, False)
     assert synced.sandbox.log == []
 
 

@@ -264,4 +264,4 @@ def test_without_the_shell_a_line_says_so(
 def test_a_prompt_on_nothing_says_what_to_do(configured: World) -> None:
     with Terminal("sql") as t:
         assert t.ends() == 1
-        assert "verify.duckdb is not there" in t.screen.replace("\n", "")
+        assert "verify.duckdb is missing" in t.screen.replace("\n", "")

@@ -55,7 +55,7 @@ def test_it_says_how_things_stand(configured: World, capsys: Capture) -> None:
     assert lines["next loss"] == "in 719 h, if nothing is read until then"
     assert lines["reconciled"] == "never"
     assert "verify.duckdb " in lines["files"]
-    assert not lines.keys() & {"running now", "this is"}
+    assert not lines.keys() & {"running now", "source"}
     found = as_json(capsys, configured)
     (counts,) = configured.query(
         "select count(*) as n, count(*) filter (where read_age >= interval 3 day) as settled"
@@ -175,10 +175,10 @@ def test_while_a_sync_runs_it_answers_all_the_same(configured: World, capsys: Ca
         running.join()
     assert ended[0].returncode == 0, ended[0].stderr
     assert lines["running now"].startswith("sync (pid ")
-    assert lines["this is"] == "as published; the run's own database is in use"
+    assert lines["source"] == "verify.duckdb, because loading.duckdb cannot be read now"
     assert lines["last successful sync"].startswith(f"{newest.finished_at:%F %T}")
     lines = told(capsys, configured)
-    assert not lines.keys() & {"running now", "this is"}
+    assert not lines.keys() & {"running now", "source"}
 
 
 @pytest.mark.usefixtures("synced")

@@ -241,7 +241,7 @@ def test_a_package_that_cannot_be_loaded_is_given_up_and_read_again(
     file.write_bytes(b"not parquet")
     with caplog.at_level(logging.WARNING, logger="verify_sync"):
         outcome = world.sync()
-    assert "given up" in caplog.text
+    assert "dropping the package" in caplog.text
     assert not list(world.settings.directory.glob("dlt/**/attempts.*"))  # it holds phone numbers
     assert outcome.attempts == len(world.truth())
     assert world.stored() == world.truth()

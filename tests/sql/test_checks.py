@@ -175,8 +175,8 @@ def test_a_failed_check_keeps_the_published_file_and_what_was_read(
     told = capsys.readouterr().err
     assert "check fail: sids_are_unique, 1 row: An attempt is stored twice" in told
     assert told.splitlines()[-1] == (
-        "verify-sync: verify.duckdb stays as it was, because of sids_are_unique, sums_agree; what "
-        "was read is kept, `make check` shows the rows"
+        "verify-sync: verify.duckdb stays as it was, because checks failed: sids_are_unique, "
+        "sums_agree; all attempts read are kept, run `make check` to see the rows"
     )
     assert main(["views"], now=configured.now) == 1
     assert configured.settings.published.read_bytes() == before
@@ -254,15 +254,15 @@ def test_rows_are_shown_without_destinations_and_only_the_first(
 
 
 NO_CHECKS = [
-    ("select 1", "its first line must be '-- severity: fail' or '-- severity: warn'"),
+    ("select 1", "the first line must be '-- severity: fail' or '-- severity: warn'"),
     (f"{HEAD}select a from nowhere", "nowhere does not exist!"),
-    (f"{HEAD}select nobody from stg_attempts", "`make views` helps"),
+    (f"{HEAD}select nobody from stg_attempts", "run `make views`"),
     (f"{HEAD}selec 1", "syntax error"),
     (f"{HEAD}select '573001234567x'::int as a", "[redacted]x"),
     (f"{HEAD}select error('no more')", "no more"),
     (f"{HEAD}-- to do", "one query"),
     (f"{HEAD}select 1; select 2 where false", "one query"),
-    (f"\n{HEAD}select 1", "its first line"),
+    (f"\n{HEAD}select 1", "the first line"),
     (f"{HEAD}drop view daily_conversion", "one query"),
     (f"{HEAD}delete from twilio_verify.attempts returning sid", "one query"),
     (f"{HEAD}commit; drop view daily_conversion; select 1", "one query"),
@@ -318,7 +318,7 @@ def test_what_cannot_be_read_is_no_check_and_does_not_hide_the_others(
     assert main(["check"], now=NOW) == 1
     folder, latin, mine = capsys.readouterr().out.splitlines()
     assert folder.startswith("fail  folder: not run: Is a directory (")
-    assert latin.startswith("fail  latin: not run: it is not UTF-8 (")
+    assert latin.startswith("fail  latin: not run: the file is not UTF-8 (")
     assert mine == "ok    mine"
 
 
@@ -329,7 +329,7 @@ def test_a_check_for_which_memory_does_not_suffice_is_not_passed(
     own_check("-- severity: fail\n-- Rows.\nselect list(range) as l from range(40_000_000)")
     assert main(["views"], now=NOW) == 0
     told = capsys.readouterr()
-    assert "check warn: mine: not run: memory does not suffice for it (" in told.err
+    assert "check warn: mine: not run: not enough memory (" in told.err
     assert "published" in told.out
 
 
@@ -339,11 +339,11 @@ def test_a_first_sync_that_a_check_holds_back_says_so(
     mine = own_check("-- severity: fail\n-- Rows.\nselect 1 as one")
     assert main(["sync"], now=NOW) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "verify-sync: verify.duckdb is not published, because of mine; what was read is kept, "
-        "`make check` shows the rows"
+        "verify-sync: verify.duckdb is not published, because checks failed: mine; all attempts "
+        "read are kept, run `make check` to see the rows"
     )
     assert main(["sql", "select 1"], now=NOW) == 1
-    assert "which makes it or says what is in the way" in capsys.readouterr().err
+    assert "which creates it or says why it cannot" in capsys.readouterr().err
     assert main(["check"], now=NOW) == 1
     assert "fail  mine, 1 row: Rows.\n      one 1\n" in capsys.readouterr().out
     mine.write_text(f"{HEAD}select 1 where false")

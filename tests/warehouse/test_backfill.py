@@ -96,7 +96,7 @@ def test_a_killed_backfill_spends_no_more_than_a_package_again(
     world.move(minutes=20)
     with caplog.at_level(logging.INFO, logger="verify_sync"):
         outcome = run(world)
-    assert f"going on with the backfill that began {job['began_at']}" in caplog.text
+    assert f"resuming the backfill that began {job['began_at']}" in caplog.text
     # So many pages may be read but not loaded. The rest is cut again, perhaps into more slices.
     assert pages_asked(world) <= needed + held + 3
     assert 0 < outcome.attempts < len(world.truth())
@@ -300,7 +300,7 @@ def test_it_waits_for_a_sync_that_is_loading(
     wait_until(lambda: world.sandbox.log)  # after the Summary it has released the lock
     with world.warehouse().lock.held(LockHolder("sync", os.getpid(), "today"), PATIENT):
         held.set()
-        wait_until(lambda: "waiting until another run has done" in caplog.text)
+        wait_until(lambda: "waiting for another run to finish" in caplog.text)
         most = slices.ENOUGH_PAGES + 4 * slices.USUAL_PAGES
         assert pages_asked(world) <= most + 4  # a slice may turn out to have a page more each
     running.join()

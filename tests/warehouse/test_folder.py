@@ -306,7 +306,9 @@ def test_a_warehouse_can_be_opened_again(world: World) -> None:
 def test_a_foreign_file_is_one_clear_line(world: World) -> None:
     world.settings.directory.mkdir(parents=True)
     (world.settings.directory / "loading.duckdb").write_bytes(b"this is no database" * 1000)
-    with pytest.raises(Failure, match=r"loading\.duckdb is damaged or no database.*move it away"):
+    with pytest.raises(
+        Failure, match=r"loading\.duckdb is damaged or not a database.*move it away"
+    ):
         world.sync()
 
 

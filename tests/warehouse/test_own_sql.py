@@ -44,7 +44,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 def warnings(capture: Capture) -> list[str]:
     lines = capture.readouterr().err.splitlines()
-    return [line for line in lines if "left out" in line or "check" in line]
+    return [line for line in lines if "skipped" in line or "check" in line]
 
 
 def published_views(world: World) -> set[str]:
@@ -98,7 +98,7 @@ def test_views_may_read_each_other_in_any_order(
 
 # The text of a file, and the warning that follows the file's name.
 LEFT_OUT = {
-    "empty": ("", "line 1: it does not create a view mine"),
+    "empty": ("", "line 1: the file does not create the view mine"),
     "no such column": (
         "-- A line.\n\ncreate view mine as\nselect\n    channel,\n    chanel\nfrom stg_attempts",
         'line 6: Binder Error: Referenced column "chanel" not found',
@@ -126,7 +126,7 @@ LEFT_OUT = {
     "a query": ("select 1", "line 1: only"),
     "a pragma": ("create view mine as select 1;\nset threads = 1;", "line 2: only"),
     "no such file": ("create view mine as from read_csv('nowhere.csv')", "line 1: IO Error"),
-    "too large": ("-- a comment\n" * 100_000, "line 1: it is larger than 1 MB"),
+    "too large": ("-- a comment\n" * 100_000, "line 1: the file is larger than 1 MB"),
     "control": ('create view mine as from "\x1b[31m"', "line 1: Catalog Error"),
     "a number": ('create view mine as select "573001234567"', "[redacted]"),
 }
@@ -145,7 +145,7 @@ def test_one_that_cannot_be_applied_is_left_out_with_one_line(
     for command in ("views", "sync"):  # every run tries the file again
         assert main([command], now=NOW) == 0
         (line,) = warnings(capsys)
-        assert f" a view of yours is left out: {file}, " in line
+        assert f" your view is skipped: {file}, " in line
         assert told in line
         assert "\x1b" not in line
         assert "573001234567" not in line
@@ -190,7 +190,7 @@ def test_own_checks_warn_and_hold(configured: World, capsys: Capture, own: Write
     published = configured.settings.published.read_bytes()
     own("checks/none.sql", "-- severity: fail\n-- None.\nselect 1 as one")
     assert main(["sync"], now=configured.now) == 1
-    assert "verify.duckdb stays as it was, because of none" in capsys.readouterr().err
+    assert "verify.duckdb stays as it was, because checks failed: none" in capsys.readouterr().err
     assert configured.settings.published.read_bytes() == published
     own("checks/none.sql", "").unlink()
     own("checks/sids_are_unique.sql", "-- severity: warn\n-- Other.\nselect 1 where false")

@@ -82,7 +82,7 @@ def test_the_loading_file_is_rebuilt_from_the_published_one(
             world.sync()
     (said,) = [message for message in caplog.messages if "rebuilt from verify.duckdb" in message]
     is_gone = harm is Path.unlink or message
-    why = "is not there: rebuilt" if is_gone else r"is damaged or no database \(.* .*\): rebuilt"
+    why = "is missing: rebuilt" if is_gone else r"is damaged or not a database \(.* .*\): rebuilt"
     assert re.match(f"{re.escape(str(loading))} {why}", said)
     assert before.keys() | world.truth().keys() == world.stored().keys()
     assert nothing_is_due(world)
@@ -115,7 +115,7 @@ def test_a_log_that_belongs_to_another_file_is_no_obstacle(
 def test_a_rebuild_waits_for_who_writes_into_the_published_file(world: World) -> None:
     before = world.stored()
     (world.settings.directory / "loading.duckdb").unlink()
-    with holding(world.settings.published), pytest.raises(Failure, match="close it and run again"):
+    with holding(world.settings.published), pytest.raises(Failure, match="end that process"):
         world.sync()
     world.sync()
     assert world.stored() == before
@@ -188,7 +188,10 @@ def test_an_older_loading_file_does_not_replace_what_is_published(
     loading = world.settings.directory / "loading.duckdb"
     before = put_back_older(world)
     world.sync()
-    assert f"{loading} is an older copy: rebuilt from verify.duckdb; the old one is" in caplog.text
+    assert (
+        f"{loading} is an older copy: rebuilt from verify.duckdb; the old file is now"
+        in caplog.text
+    )
     assert world.stored().keys() >= before.keys()
     assert nothing_is_due(world)
 
@@ -213,9 +216,9 @@ def test_the_published_file_is_published_anew(
         world.sync()
     assert world.stored() == before
     if harm is not Path.unlink:
-        (said,) = [message for message in caplog.messages if "published anew" in message]
+        (said,) = [message for message in caplog.messages if "published again" in message]
         assert said.startswith(f"{world.settings.published} is damaged")
-        assert f"it is now {world.settings.published}.set-aside-1 and" in said
+        assert f"renamed to {world.settings.published}.set-aside-1, it" in said
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, garble], ids=lambda h: h.__name__)
@@ -355,7 +358,7 @@ def test_an_older_loading_file_while_the_published_one_cannot_be_asked(
     world: World, tmp_path: Path
 ) -> None:
     before = put_back_older(world)
-    with holding(world.settings.published), pytest.raises(Failure, match="close it and run again"):
+    with holding(world.settings.published), pytest.raises(Failure, match="end that process"):
         world.sync()
     world.sync()
     assert world.stored().keys() >= before.keys()
@@ -391,7 +394,7 @@ def test_where_no_copy_is_whole_all_stays_as_it_is(
     before = {file.name: file.read_bytes() for file in folder.glob("*.duckdb*")}
     code, line = refused(capsys, "sync")
     assert (code, str(configured.settings.published) in line) == (1, True)
-    assert "there is no other copy here: move it away, or start again from a backup" in line
+    assert "there is no other copy here: move it away to start over, or restore a backup" in line
     assert {file.name: file.read_bytes() for file in folder.glob("*.duckdb*")} == before
     assert configured.sandbox.log == []
 
@@ -400,14 +403,14 @@ def test_where_no_copy_is_whole_all_stays_as_it_is(
 def test_beginning_anew_where_there_was_a_warehouse_is_said(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert "are gone" not in caplog.text
+    assert "are missing" not in caplog.text
     for name in ("verify.duckdb", "loading.duckdb"):
         (world.settings.directory / name).unlink()
     caplog.clear()
     world.sync()
-    (said,) = [message for message in caplog.messages if "are gone" in message]
+    (said,) = [message for message in caplog.messages if "are missing" in message]
     assert said.startswith(f"{world.settings.directory / 'loading.duckdb'} and verify.duckdb are")
-    assert "`make restore ARGS=FILE` starts again from a backup" in said
+    assert "if you have a backup, run `make restore ARGS=FILE`" in said
 
 
 @pytest.mark.parametrize("harm", [garble, Path.unlink])
