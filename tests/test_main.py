@@ -183,7 +183,7 @@ def test_dry_run_says_what_is_due(configured: World, capfd: Capture) -> None:
     assert main(["sync", "--dry-run"], now=NOW) == 0
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert "1 window, 3 requests; together with this dry run's requests (1), the rate" in lines[-1]
+    assert "1 window, 3 requests; after this dry run's 1 request the rate" in lines[-1]
     assert not configured.settings.published.exists()
     main(["sync"], now=NOW)
     capfd.readouterr()

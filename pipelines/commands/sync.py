@@ -78,6 +78,6 @@ def _print_due(settings: Settings, now: datetime) -> None:
         attempts = "an unknown number of attempts (Twilio did not count them)"
     print(
         f"due: {attempts} in {counted(len(found), 'window')}, {counted(requests, 'request')}; "
-        f"together with this dry run's requests ({asked:,}), the rate limit makes that take at "
-        f"least {seconds // 60} min"
+        f"after this dry run's {counted(asked, 'request')} the rate limit allows a sync in "
+        f"{seconds // 60} min"
     )
