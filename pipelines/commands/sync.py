@@ -68,7 +68,7 @@ def _print_due(settings: Settings, now: datetime) -> None:
         print(f"{'created after':21}{'created before':21}{'attempts':>10}{'requests':>10}")
     for part in found:
         window = f"{part.window.after:%F %T}  {part.window.before:%F %T}  "
-        attempts = "?" if part.attempts is None else f"{part.attempts:,}"
+        attempts = "unknown" if part.attempts is None else f"{part.attempts:,}"
         print(f"{window}{attempts:>10}{part.requests:>10,}")
     requests = sum(part.requests for part in found)
     asked = sum(part.attempts is not None for part in found)

@@ -96,9 +96,8 @@ def _statements(connection: Connection, text: str, name: str) -> Iterator[tuple[
         raise Failure(_described(error, 1)) from None
     at = 0
     for statement in statements:
-        at = text.index(statement, at)
-        before = re.match(_BEFORE, statement)
-        begins = at + (before.end() if before else 0)
+        at = max(at, text.find(statement, at))  # DuckDB rewrites some, which are forbidden anyway
+        begins = at + _length_before(statement)
         line = text.count("\n", 0, begins) + 1
         allowed = _ALLOWED.match(statement)
         if allowed is None or allowed[1].lower() != name:
@@ -106,8 +105,14 @@ def _statements(connection: Connection, text: str, name: str) -> Iterator[tuple[
                 f"line {line}: only `create or replace view {name} as` and comments on it and its "
                 "columns are allowed"
             )
-        yield line, statement
+        yield line, text[begins : at + len(statement)]
         at += len(statement)
+
+
+def _length_before(statement: str) -> int:
+    """Some releases of DuckDB count the comments above a statement as part of it."""
+    before = re.match(_BEFORE, statement)
+    return before.end() if before else 0
 
 
 def _execute(connection: Connection, statement: str, line: int) -> None:
@@ -116,9 +121,7 @@ def _execute(connection: Connection, statement: str, line: int) -> None:
     except duckdb.Error as error:
         if is_damage(error) or isinstance(error, duckdb.InterruptException):
             raise
-        before = re.match(_BEFORE, statement)
-        above = statement.count("\n", 0, before.end() if before else 0)
-        raise Failure(_described(error, line - above)) from None
+        raise Failure(_described(error, line)) from None
 
 
 def _described(error: duckdb.Error, first: int) -> str:

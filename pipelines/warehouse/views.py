@@ -91,7 +91,8 @@ def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> N
         " where database_name = current_database() and schema_name = 'main' and not internal"
     ).fetchall()
     for (view,) in views:
-        connection.execute(f'drop view main."{view}"')
+        name = view.replace('"', '""')  # a restored backup may hold any name
+        connection.execute(f'drop view main."{name}"')
     for file in (_settings_file(), *view_files()):
         try:
             connection.execute(file.read_text(encoding="utf-8"))

@@ -124,6 +124,7 @@ LEFT_OUT = {
         "line 2: only",
     ),
     "a query": ("select 1", "line 1: only"),
+    "a rewritten one": ("create view mine as select 1;\npragma show_tables;", "line 2: only"),
     "a pragma": ("create view mine as select 1;\nset threads = 1;", "line 2: only"),
     "no such file": ("create view mine as from read_csv('nowhere.csv')", "line 1: IO Error"),
     "too large": ("-- a comment\n" * 100_000, "line 1: the file is larger than 1 MB"),
