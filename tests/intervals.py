@@ -1,7 +1,7 @@
-"""What syncing every so often costs an account of some size, by the planner and the slicer.
+"""The cost of syncing, by account size and interval, computed with the planner and the slicer.
 
-`python -m tests.intervals` prints the README's table: the requests of a day, and how long the rate
-limit makes one sync last (a burst of 100 requests takes no time by it).
+`python -m tests.intervals` prints the table in tests/bench/README.md: requests per day, and the
+minutes that one sync takes because of the rate limit. A burst of 100 requests takes 0 minutes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DAY = timedelta(days=1)
 
 
 def syncs(interval: timedelta) -> list[list[Window]]:
-    """The windows of each sync of a day, in an account that has long been synced so often."""
+    """The windows of each sync of one day, after a long time of syncs at this interval."""
     first = Window(_START - RETENTION, _START - SECOND)
     read = WindowsRead.of([(first.after, first.before, _START)])
     found = []
@@ -47,7 +47,7 @@ def syncs(interval: timedelta) -> list[list[Window]]:
 
 
 def requests(windows: list[Window], a_day: int) -> int:
-    """Those of one sync, Summaries included."""
+    """The number of requests of one sync, including Summaries."""
     client: Any = SimpleNamespace(page_size=MAX_PAGE_SIZE)
     with Sizing(client, rate=a_day / _DAY.total_seconds()) as sizing:
         pieces = [_slice(window, a_day) for window in windows]

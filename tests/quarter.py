@@ -1,10 +1,10 @@
-"""A quarter of syncs: what each way of reading spends on it, and how many rows it leaves wrong.
+"""A quarter of syncs: what each way of reading costs, and how many rows it leaves wrong.
 
-One account whose attempts are delivered, typed back and priced while the syncs go on, and appear
-up to ten minutes late. The planner's way is played out with the real `plan` and rows that the
-sandbox would list at each instant, merged by plain SQL; beside it stand plain lookbacks, where a
-sync reads what was created since the one before and so much earlier. `python -m tests.quarter`
-prints the table; `make bench ARGS="--only quarter"` does every sync with the real pipeline.
+The attempts of one account are delivered, converted and priced while the syncs go on. The API lists
+them up to ten minutes late. Revisits are simulated with the real `plan` and the rows that the
+sandbox lists at each instant, merged by plain SQL. Each plain lookback reads what was created since
+the sync before, and some time before that. `python -m tests.quarter` prints the table.
+`make bench ARGS="--only quarter"` runs every sync with the real pipeline.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tests.worlds import as_columns, environment_of, serving
 
 START = datetime(2026, 8, 24, tzinfo=timezone.utc)
 DAYS, ATTEMPTS = 90, 20_000
-DELAY = 600  # seconds at most before an attempt is listed
+DELAY = 600  # the API lists a new attempt up to so many seconds late
 PAGE = 1000
 LOOKBACKS = {"0": 0, "24 h": DAY, "72 h": 3 * DAY, "7 days": 7 * DAY}
 SETTLED = max(DEFAULT_SCHEDULE)
@@ -55,7 +55,7 @@ def every(**interval: float) -> Callable[[int], list[datetime]]:
 
 
 def irregular(days: int) -> list[datetime]:
-    """Minutes to almost two weeks apart."""
+    """Random times, from minutes to almost two weeks apart."""
     random, found, last = Random(4), [], START
     while True:
         last += timedelta(minutes=5 * 4000 ** random.random())
@@ -75,8 +75,8 @@ SCHEDULES = {
 
 @dataclass(frozen=True)
 class Spent:
-    """`wrong`: of the attempts old enough to have had their last revisit, how many are missing or
-    differ in any field from how they ended. `most`: the reads of the attempt that had the most."""
+    """`wrong`: how many attempts are missing or not in their final state, among those old enough
+    for their last revisit. `most`: the highest number of reads of one attempt."""
 
     requests: int
     rows: int
@@ -85,7 +85,7 @@ class Spent:
 
 
 class Quarter:
-    """The account, every attempt an element of the columns; instants are epoch seconds."""
+    """The account as columns, one element per attempt. Instants are epoch seconds."""
 
     def __init__(self, days: int = DAYS) -> None:
         start = int(START.timestamp())
@@ -98,28 +98,28 @@ class Quarter:
         order = np.argsort(columns["created"], kind="stable")
         self.block = Block(**{name: column[order] for name, column in columns.items()})
         self.created = self.block.created
-        # As the sandbox has it (state.py).
+        # The same rule as in the sandbox (state.py).
         self.listed = self.created + self.block.index * 7_919 % (DELAY + 1)
 
     def judged(self, last: datetime) -> np.ndarray:
-        """Places of the attempts that had reached the age of the last revisit at the last sync."""
+        """Positions of the attempts that were old enough for a last revisit at the last sync."""
         return np.flatnonzero(self.created <= int((last - SETTLED).timestamp()))
 
     def ends(self, places: np.ndarray) -> np.ndarray:
-        """When Twilio forgets them: what they are then is final."""
+        """The instants at which Twilio forgets the attempts. Their state is then final."""
         return self.created[places] + int(RETENTION.total_seconds())
 
     def texts(self, places: np.ndarray, at: np.ndarray) -> list[str]:
-        """What the API says of each attempt at its instant."""
+        """The API's JSON of each attempt at the instant given for it."""
         return self.renderer.render(self.block, places, at)
 
     def page(self, places: np.ndarray, at: np.ndarray) -> pa.Table:
-        """The same as the client decodes it, without when it was read."""
+        """The same, decoded by the client, without the read time."""
         texts = self.texts(places, at) if len(places) else []
         return decode([json.loads(text) for text in texts], START).attempts.drop(["read_at"])
 
     def wrong(self, places: np.ndarray, at: np.ndarray) -> int:
-        """How many were last read when they were not yet as they ended; never: -1."""
+        """How many attempts were last read before their final state. -1 means never read."""
         final = self.texts(places, self.ends(places))
         return sum(
             instant < 0 or then != now
@@ -128,11 +128,11 @@ class Quarter:
 
 
 def looked_back(quarter: Quarter, times: Sequence[datetime], lookback: int) -> Spent:
-    """The last read counts, and reads of one attempt are runs of consecutive syncs."""
+    """Only the last read counts. The syncs that read one attempt are consecutive."""
     syncs = np.array([int(now.timestamp()) for now in times])
     created, retention = quarter.created, int(RETENTION.total_seconds())
     first = np.searchsorted(syncs, quarter.listed)
-    # A sync reads what the one before it was younger than the lookback for.
+    # A sync reads attempts that were younger than the lookback at the sync before.
     last = np.minimum(np.searchsorted(syncs, created + lookback), len(syncs) - 1)
     last = np.minimum(last, np.searchsorted(syncs, created + retention) - 1)
     reads = np.maximum(last - first + 1, 0)
@@ -146,14 +146,14 @@ def looked_back(quarter: Quarter, times: Sequence[datetime], lookback: int) -> S
 
 
 class Planned:
-    """Syncs by the real planner; what they read is merged by plain SQL, a day's at a time."""
+    """Plays syncs with the real planner. Plain SQL merges the reads, one day at a time."""
 
     def __init__(self, quarter: Quarter) -> None:
         self.quarter = quarter
         self.read = WindowsRead.of(())
         self.reads = np.zeros(len(quarter.created), dtype=np.int64)
         self.requests = 0
-        self.rates: list[tuple[float, datetime]] = []  # the highest first
+        self.rates: list[tuple[float, datetime]] = []  # sorted, highest first
         self.unmerged: list[tuple[np.ndarray, int]] = []
         self.connection = duckdb.connect()
 
@@ -193,7 +193,7 @@ class Planned:
         return places[self.quarter.listed[places] <= now]
 
     def _merge(self) -> None:
-        """Of an attempt read twice in a day the last read wins."""
+        """If an attempt was read twice in a day, the last read wins."""
         last = {place: now for places, now in self.unmerged for place in places}
         self.unmerged = []
         page = self.quarter.page(np.array([*last]), np.array([*last.values()]))
@@ -212,9 +212,9 @@ class Planned:
 
 
 def latest(read: WindowsRead) -> WindowsRead:
-    """The same progress in fewer windows: of an instant of created time only its last read counts.
+    """The same progress in fewer windows: only the last read of each created time counts.
 
-    Else a quarter of syncs every five minutes would take the planner half an hour.
+    Otherwise the planner would need half an hour for a quarter of syncs every five minutes.
     """
     edges = np.unique(np.concatenate([read.after, read.before]))
     last = np.full(len(edges) - 1, -1)
@@ -237,7 +237,7 @@ def by_pipeline(
     days: int = DAYS,
     after_each: Callable[[], object] = lambda: None,
 ) -> Spent:
-    """The same with every sync the real command, from the sandbox over HTTP."""
+    """The same, but every sync is the real command, which reads from the sandbox over HTTP."""
     given = {"attempts": ATTEMPTS * days // DAYS, "days": days, "visibility_delay": DELAY}
     with serving(folder, now=START + timedelta(days=days), **given) as world:
         quarter = Quarter(days)
@@ -256,7 +256,7 @@ def by_pipeline(
 
 
 def table(days: int = DAYS, names: Iterable[str] = SCHEDULES) -> Iterator[str]:
-    """A line for each schedule and way of reading, as the README has them."""
+    """Yields a line per schedule and way of reading, for tests/bench/README.md."""
     quarter = Quarter(days)
     yield f"{days} days, {len(quarter.created):,} attempts"
     yield line("syncs", "way of reading", "requests", "rows read", "an attempt", "wrong")

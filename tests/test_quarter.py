@@ -1,4 +1,4 @@
-"""Months of syncs: every attempt ends final, and the README says what that costs beside others."""
+"""Months of syncs: every attempt ends final, and the README's cost comparison is correct."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ while not ended.wait(0.2):
 """
 
 
-RUNS = 6  # where their number is
+RUNS = 6  # position of the number of runs
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,11 @@ def test_hourly_syncs_read_an_attempt_six_times_at_most_a_lookback_72_times(
 
 @pytest.mark.parametrize(("syncs", "days"), [("daily", 60), ("weekly", 84)])
 def test_real_syncs_do_what_was_planned(tmp_path: Path, syncs: str, days: int) -> None:
-    """Requests and rows to the last one, and not an attempt wrong in any field; each whole day that
-    some sync found older than three days is told to be settled, and no other. Who reads meanwhile
-    never fails nor sees half a state, and the run's own file does not grow by being merged into."""
+    """The real syncs need exactly the planned requests and rows, and leave no attempt wrong.
+
+    `coverage` calls a whole day settled if a sync read it at an age of three days, and no other
+    day. A reader never fails and never sees half a state. Merging does not make the run's own file
+    grow."""
     times = SCHEDULES[syncs](days)
     published = tmp_path / "warehouse" / "verify.duckdb"
     sizes: list[float] = []
@@ -88,20 +90,20 @@ def test_real_syncs_do_what_was_planned(tmp_path: Path, syncs: str, days: int) -
     assert real == Planned(Quarter(days)).run(times)
     assert real.wrong == 0
     assert len(sizes) == len(times)
-    assert max(sizes) <= 1.5  # of a compact copy, which a first load of the same is seldom
+    assert max(sizes) <= 1.5  # times the size of a compact copy; a first load is seldom compact
     hold_together(states, len(times))
     with duckdb.connect(str(published), read_only=True) as database:
         told = database.execute("select created_date, is_settled from coverage").fetchall()
-    newest = (times[-1] - SETTLED_AFTER).date()  # of which only a part is
-    first = min(day for day, _ in told)  # read from its second second on
+    newest = (times[-1] - SETTLED_AFTER).date()  # only a part of this day is settled
+    first = min(day for day, _ in told)  # the first read begins one second into this day
     assert {day for day, settled in told if settled} == {d for d, _ in told if first < d < newest}
     assert len(told) > days
 
 
 @contextmanager
 def reading(published: Path) -> Iterator[Callable[[int], list[list[int]]]]:
-    """A process that reads the published file from the first call of what this yields on: that
-    waits until it has seen so many runs, and returns all that it saw since the last call."""
+    """Yields `look(runs)`. Its first call starts a process that reads the published file. Each call
+    waits until that process has seen so many runs, and returns what it saw since the last call."""
     readers: list[subprocess.Popen[str]] = []
 
     def look(runs: int) -> list[list[int]]:
@@ -129,13 +131,13 @@ def hold_together(states: list[list[int]], syncs: int) -> None:
         assert read == in_windows
         assert done == 1
     seen = [state[RUNS] for state in states]
-    assert seen == sorted(seen)  # never an older one again
+    assert seen == sorted(seen)  # readers never see an older state again
     assert set(seen) == {*range(1, syncs + 1)}
 
 
 @pytest.mark.parametrize("syncs", ["hourly", "irregular"])
 def test_fewer_windows_are_the_same_progress(quarter: Quarter, syncs: str) -> None:
-    """What lets the dense schedules be played out in seconds changes no plan."""
+    """The shortcut that makes dense schedules fast changes no plan."""
     planned, read = Planned(quarter), WindowsRead.of(())
     times = SCHEDULES[syncs](quarter.days)[:200]
     for now in times:

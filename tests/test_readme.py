@@ -44,15 +44,15 @@ README = DOCUMENTS["README.md"]
 SQL = DOCUMENTS["sql/README.md"]
 PIPELINES = DOCUMENTS["pipelines/README.md"]
 BENCH = DOCUMENTS["tests/bench/README.md"]
-THEN = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)  # when their outputs were made
+THEN = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)  # the time at which the outputs were made
 _SECONDS = re.compile(r"\b\d+\.\d s(, including \d+\.\d s for publishing)?")
 _NUMBERS = re.compile(r" *\d+(\.\d+(?= MB))?")
-# Targets that are not ours to run from a test: CI runs some of them, `make -n` the others.
+# Targets that a test cannot run. CI runs some of them; the test only checks them with `make -n`.
 OF_MAKE = {"test", "test-long", "test-busy", "test-pythons", "lint", "format", "bench", "clean"}
 
 
 def comparable(command: str, output: str) -> str:
-    """Without what depends on the machine: seconds, and so the edges of what is due."""
+    """The output without seconds, and without numbers if they depend on the machine."""
     output = _SECONDS.sub("1.0 s", output).strip()
     depends = command.startswith(("make sync", "make backfill", "make status"))
     return _NUMBERS.sub(" 1", output) if depends else output
@@ -93,7 +93,7 @@ def commands(document: str) -> list[str]:
 
 
 def argv(command: str, environment: pytest.MonkeyPatch) -> list[str]:
-    """What the make target runs, as arguments of `main`; variables before it are set."""
+    """The arguments of `main` for a command line. Sets the variables that stand before it."""
     words = shlex.split(command)
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
@@ -110,7 +110,7 @@ def argv(command: str, environment: pytest.MonkeyPatch) -> list[str]:
 def as_then(
     folder: Path, monkeypatch: pytest.MonkeyPatch, has_demo: bool = True
 ) -> Iterator[Sandbox]:
-    """A checkout at THEN, an hour after its first sync, and what an operator has set."""
+    """A folder at THEN, an hour after its first sync, with the environment of an operator."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DLT_PROJECT_DIR", str(folder))
     started = int((THEN - timedelta(days=30)).timestamp())
@@ -131,7 +131,7 @@ def as_then(
 
 @contextmanager
 def demo_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What `make demo` has left at THEN, as the warehouse."""
+    """Makes the warehouse of `make demo` at THEN the configured one."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DLT_PROJECT_DIR", str(folder))
     assert main(["demo"], now=THEN) == 0
@@ -194,7 +194,7 @@ def test_every_command_runs(
 
 
 def run_other(command: str) -> None:
-    """A target of the Makefile that is no command of ours, or a program."""
+    """Checks a program, or a Makefile target that is not a command of verify-sync."""
     words = shlex.split(command)
     if words[0] == ".venv/bin/python":
         assert words[1:] in (["-m", "tests.intervals"], ["-m", "tests.quarter"]) or words[1] == "-c"
@@ -233,7 +233,7 @@ def test_it_stays_short_and_says_everything() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_link_leads_somewhere(document: str) -> None:
-    """To a file that is there, and to a heading in it."""
+    """Each link names an existing file, and a heading in it if it has an anchor."""
     for target in re.findall(r"\]\(([^)]+)\)", DOCUMENTS[document]):
         place, _, heading = target.partition("#")
         file = (REPOSITORY / document).parent / place if place else REPOSITORY / document
@@ -268,8 +268,8 @@ def test_a_make_target_runs_the_command_of_its_name(target: str) -> None:
 
 
 def test_the_table_of_views_is_what_the_views_say_of_themselves(world: World) -> None:
-    """The same views; of each the same grain as its comment, by columns that tell its rows apart:
-    real ones, none of them ever null, no two rows alike in all of them."""
+    """The table has every view, with the grain of its comment. The key columns exist, are never
+    null, and differ between any two rows."""
     line = re.compile(r"^\| `(\w+)` \| ([^|]+) \| (`[^|]+`) \| [^|]+\? \|$", re.MULTILINE)
     documented = {name: (grain, columns.split(", ")) for name, grain, columns in line.findall(SQL)}
     assert {file.stem for file in view_files()} == set(documented)
@@ -295,7 +295,7 @@ def test_the_table_of_views_is_what_the_views_say_of_themselves(world: World) ->
 def test_the_view_and_the_check_of_ones_own_work(
     configured: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    """In a folder of the user's, and as files of a checkout."""
+    """Tests both ways: a folder of the user, and files added to a checkout."""
     (view,) = [block for block in fenced(SQL, "sql") if "create or replace view" in block]
     (check,) = [block for block in fenced(SQL, "sql") if block.startswith("-- severity")]
     (name,) = re.findall(r"^-- mine/reports/(\w+)\.sql$", view, re.MULTILINE)

@@ -37,7 +37,7 @@ entry()
 
 @pytest.fixture
 def installed(make_world: MakeWorld, tmp_path: Path) -> World:
-    """A checkout elsewhere that was set up, with its configuration in files; the clock is right."""
+    """A checkout in another folder, set up and configured by files. Its clock is the real one."""
     world = make_world(attempts=300, now=datetime.now(timezone.utc))
     world.sandbox.now = time.time
     place = tmp_path / "srv"
@@ -74,10 +74,10 @@ def configure(world: World, token: str) -> None:
 
 
 def as_cron_does(world: World, command: str) -> subprocess.CompletedProcess[str]:
-    """By /bin/sh from the home directory, with the four variables that cron sets."""
+    """Runs `command` like cron: /bin/sh, the home directory, the four variables that cron sets."""
     home = world.settings.directory.parent / "home"
     if not home.exists():
-        (home.with_name("homes") / ".dlt").mkdir(parents=True)  # as users of other pipelines have
+        (home.with_name("homes") / ".dlt").mkdir(parents=True)  # like a user of other dlt pipelines
         home.symlink_to("homes")
     return subprocess.run(
         ["/bin/sh", "-c", command.replace(PLACE, str(place_of(world)))],
@@ -89,7 +89,7 @@ def as_cron_does(world: World, command: str) -> subprocess.CompletedProcess[str]
 def test_the_crontab_as_cron_runs_it(installed: World) -> None:
     commands = [FIELDS.fullmatch(line)[3] for line in CRONTAB]  # type: ignore[index]
     assert [command.split()[1] for command in commands] == ["sync", "reconcile"]
-    assert not any("%" in command for command in commands)  # which cron takes for a new line
+    assert not any("%" in command for command in commands)  # cron replaces % by a line break
     assert MAKE is not None
     before = {path.name for path in place_of(installed).parent.iterdir()}
     for command in [*commands, MAKE[1]]:
@@ -120,7 +120,9 @@ def test_the_units_are_what_systemd_understands(installed: World, tmp_path: Path
     )  # fmt: skip
     ours = [line for line in told.stderr.splitlines() if "verify-sync" in line]
     assert (told.returncode, ours) == (0, [])
-    wrong = UNITS["verify-sync.timer"].replace("*-*-*", "hourlyish")  # it would have noticed
+    wrong = UNITS["verify-sync.timer"].replace(
+        "*-*-*", "hourlyish"
+    )  # proves that the check can fail
     (tmp_path / "verify-sync.timer").write_text(wrong)
     told = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / "verify-sync.timer")],
@@ -130,7 +132,7 @@ def test_the_units_are_what_systemd_understands(installed: World, tmp_path: Path
 
 
 def test_the_service_does_what_its_unit_says(installed: World) -> None:
-    """In systemd's bare environment, from the root folder."""
+    """Runs in systemd's minimal environment, from the root folder."""
     unit = configparser.ConfigParser(interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read_string(UNITS["verify-sync.service"])
