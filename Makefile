@@ -37,13 +37,13 @@ status: .venv/ready ## show how fresh and complete the warehouse is: make status
 sql: .venv/ready ## query the published file: make sql QUERY="from daily_conversion limit 5"
 	@$(BIN)/verify-sync sql $(ARGS) $${QUERY:+"$$QUERY"}
 
-check: .venv/ready ## run the checks of sql/checks on the warehouse
+check: .venv/ready ## run all checks on the warehouse
 	@$(BIN)/verify-sync check $(ARGS)
 
-views: .venv/ready ## apply the views of sql/ again without syncing
+views: .venv/ready ## apply all views again without syncing
 	@$(BIN)/verify-sync views $(ARGS)
 
-export: .venv/ready ## write every view and raw table as Parquet: make export ARGS=FOLDER
+export: .venv/ready ## write every view and raw table to a file, Parquet or CSV: make export ARGS=FOLDER
 	@$(BIN)/verify-sync export $(ARGS)
 
 restore: .venv/ready ## rebuild the warehouse from a backup of the published file: make restore ARGS=FILE

@@ -29,16 +29,16 @@ def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
         if sys.stdout:  # None if it is closed
             sys.stdout.flush()  # fails here if the output cannot be written
     except KeyboardInterrupt:
-        return report(arguments, 1, INTERRUPTED)
+        return report(arguments, 1, arguments.interrupted)
     except Failure as failure:
         if was_interrupted():  # DuckDB turns a signal into an error of its own
-            return report(arguments, 1, INTERRUPTED)
+            return report(arguments, 1, arguments.interrupted)
         return report(arguments, failure.exit_code, str(failure))
     except BrokenPipeError:  # the reader has ended: `verify-sync sql … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if was_interrupted():
-            return report(arguments, 1, INTERRUPTED)
+            return report(arguments, 1, arguments.interrupted)
         message = first_line(error)
         hint = "" if arguments.debug else " (--debug shows where)"
         return report(arguments, 1, f"{type(error).__name__}: {message}{hint}")

@@ -81,7 +81,7 @@ def load_settings() -> Settings:
     fee = read(WAREHOUSE, "verification_fee", str, "0.05")
     per_minute = _whole(API, "requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000)
     return Settings(
-        directory=_directory(project / read(WAREHOUSE, "dir", str, "warehouse")),
+        directory=_directory(_path(project, read(WAREHOUSE, "dir", str, "warehouse"))),
         credentials=_credentials(),
         base_url=_base_url(read(API, "base_url", str, DEFAULT_BASE_URL)),
         page_size=_whole(API, "page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
@@ -145,6 +145,14 @@ def _base_url(url: str) -> str:
     return checked_base(url).geturl()
 
 
+def _path(project: Path, name: str) -> Path:
+    """Relative paths begin in the project's folder; ~ is the home directory."""
+    try:
+        return project / Path(name).expanduser()
+    except RuntimeError:
+        raise Misuse(f"{WAREHOUSE}: '{name}' names the home directory, and there is none") from None
+
+
 def _directory(path: Path) -> Path:
     if path.exists() and not path.is_dir():
         raise Misuse(f"{WAREHOUSE}.dir: {path} is not a folder")
@@ -154,7 +162,7 @@ def _directory(path: Path) -> Path:
 def _own_sql(project: Path, name: str | None) -> Path | None:
     if name is None:
         return None
-    folder = project / name
+    folder = _path(project, name)
     if not any((folder / kind).is_dir() for kind in ("reports", "checks")):
         raise Misuse(f"{WAREHOUSE}.sql: {folder} is not a folder with reports/ or checks/")
     return folder

@@ -39,7 +39,9 @@ def _add(adding: argparse._SubParsersAction[Parser], name: str) -> None:
     summary = (command.__doc__ or "").partition("\n")[0].rstrip(".")
     options = adding.add_parser(name, help=summary, description=summary)
     options.add_argument("--debug", action="store_true", help="show tracebacks")
-    options.set_defaults(run=command.run, quiet=False, log_format=TEXT, wait=0.0)
+    options.set_defaults(
+        run=command.run, quiet=False, log_format=TEXT, wait=0.0, interrupted="interrupted"
+    )
     command.add_arguments(options)
 
 

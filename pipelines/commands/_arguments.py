@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, NoReturn
 
 from pipelines.errors import Misuse, masked
+from pipelines.interrupt import INTERRUPTED
 
 TEXT, JSON = "text", "json"
 TABLE = "table"
@@ -25,6 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a command that locks the warehouse."""
+    parser.set_defaults(interrupted=INTERRUPTED)
     parser.add_argument(
         "--wait",
         type=between(float, 0, 86_400),

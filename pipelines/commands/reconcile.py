@@ -104,5 +104,8 @@ def table(comparisons: Sequence[Comparison]) -> Iterator[str]:
 def _verdict(comparison: Comparison) -> str:
     if not comparison.agrees:
         return "still differs" if comparison.is_second else "differs, so it was read again"
+    judged = 3 if comparison.conversions_judged else 1  # of attempts, converted, unconverted
+    same = comparison.held.day[:judged] == comparison.api[:judged]
+    how = "" if same else ", counting attempts on the bounds of the day and rejected rows"
     still = "" if comparison.conversions_judged else "; conversions may still change"
-    return f"agrees{still}"
+    return f"agrees{how}{still}"

@@ -86,7 +86,7 @@ def _newest_run(status: Status) -> str:
 
 def _covered(status: Status) -> str:
     if status.covered_after is None or status.covered_before is None:
-        return "nothing was read with these filters"
+        return "nothing read yet with these filters"
     return f"from {_utc(status.covered_after)[:-4]} to {_utc(status.covered_before)}"
 
 

@@ -159,7 +159,7 @@ class Sizing:
         except Misuse:
             raise
         except Failure as failure:
-            log.info("%s; reading goes on without Twilio's count", failure)
+            log.info("no count from Twilio, reading without it: %s", failure)
             return self._slice(window, None)
         return self._slice(window, summary.attempts)
 

@@ -88,7 +88,8 @@ class BackfillReader:
         """
         before, first, last = self.left, self.left[0], self.left[-1]
         log.info(
-            "reading attempts created from %s to %s UTC", *map(_shown, (first.after, last.before))
+            "reading attempts created from %s to %s UTC",
+            *map(_shown, (first.after, last.before)),
         )
         with sizing(self._client, self._settings) as sized:
             measured = sized.measured(self.left, every=True)

@@ -38,12 +38,14 @@ class Database:
     def __init__(self, loading: Path, published: Path) -> None:
         self.loading, self.published = loading, published
         self._connection: Connection | None = None
+        self.views = ""  # fingerprint of the views that were made since it was opened
 
     @contextmanager
     def opened(self, wait: float = 0.0) -> Iterator[None]:
         """Opens the database. Waits `wait` seconds, at least 5, while readers have it open."""
         try:
             with self._connected(max(wait, _PATIENCE)) as self._connection:
+                self.views = ""
                 yield
         finally:
             self._connection = None

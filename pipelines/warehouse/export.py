@@ -8,6 +8,7 @@ import duckdb
 
 from pipelines.errors import Failure, Misuse, advised, first_line, masked
 from pipelines.reading.raw_tables import TABLES
+from pipelines.text import counted
 from pipelines.warehouse.connections import quoted
 from pipelines.warehouse.tables import SCHEMA
 
@@ -35,7 +36,8 @@ def export(connection: duckdb.DuckDBPyConnection, folder: Path, style: str) -> l
     """
     if folder.exists() and not folder.is_dir():
         raise Misuse(f"{folder} is a file: give a folder (it is created if missing)")
-    written = []
+    written: list[Path] = []
+    failed: list[str] = []
     relations = connection.execute(_RELATIONS, [["attempts", *TABLES]]).fetchall()
     for schema, name in relations:
         target = (folder if schema == "main" else folder / schema) / f"{name}.{style}"
@@ -45,9 +47,17 @@ def export(connection: duckdb.DuckDBPyConnection, folder: Path, style: str) -> l
         except OSError as error:
             where = error.filename or folder
             raise Failure(f"{where}: {advised(error.strerror or str(error))}") from error
-        except duckdb.Error as error:
-            raise Failure(f"{target}: {advised(masked(first_line(error)))}") from error
+        except duckdb.IOException as error:
+            raise Failure(f"{target}: {advised(first_line(error))}") from error
+        except duckdb.Error as error:  # a view of the user's
+            failed.append(f"{name}: {masked(first_line(error))}")
+            continue
         written.append(target)
+    if failed:
+        raise Failure(
+            f"{counted(len(written), 'file')} written, but not view {failed[0]}"
+            + (f", nor {len(failed) - 1} more" if failed[1:] else "")
+        )
     return written
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -172,21 +171,24 @@ def _last_success(holder: LockHolder) -> datetime | None:
 
 
 def _sizes(directory: Path) -> dict[str, int]:
-    """Returns the bytes of each database with its log (.wal), and of all files.
+    """Returns the bytes of each database with its log (.wal), and of all files of the warehouse.
 
-    A run may delete files in the meantime.
+    Other warehouses may lie in subfolders: only dlt's belongs to this one.
     """
-    sizes: dict[str, int] = {}
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            with suppress(OSError):
-                size = os.stat(os.path.join(folder, name)).st_size
-                sizes[name] = sizes.get(name, 0) + size
+    files = [*directory.glob("*"), *(directory / "dlt").rglob("*")]
+    sizes = {file: _size(file) for file in files}
     named = {
-        name: sizes.get(name, 0) + sizes.get(f"{name}.wal", 0)
+        name: sum(sizes.get(directory / f"{name}{log}", 0) for log in ("", ".wal"))
         for name in ("verify.duckdb", "loading.duckdb")
     }
     return {**named, "in all": sum(sizes.values())}
+
+
+def _size(file: Path) -> int:
+    """Returns the bytes of a file; 0 for a folder, and for a file that a run has deleted."""
+    with suppress(OSError):
+        return file.stat().st_size if file.is_file() else 0
+    return 0
 
 
 def _iso(instant: datetime | None) -> str | None:

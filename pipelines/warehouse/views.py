@@ -71,13 +71,16 @@ def apply_views(database: Database, settings: Settings, again: bool = False) -> 
     connection, current = database.connection, fingerprint(settings)
     ours, own = view_files(), own_files(settings.sql, REPORTS)
     there = {name for (name,) in database.rows(_VIEWS)}
-    is_same = there == {file.stem for file in (*ours, *own)}
-    if is_same and stamped_views(connection) == current and not again:
+    is_same = (
+        there == {file.stem for file in (*ours, *own)} and stamped_views(connection) == current
+    )
+    if not again and (is_same or database.views == current):  # a run warns of a failure only once
         return
     connection.begin()
     create_views(connection, settings)
     stamp_views(connection, current)
     connection.commit()
+    database.views = current
     apply_own_views(connection, own, {"settings", *(file.stem for file in ours)})
 
 

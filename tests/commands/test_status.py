@@ -214,3 +214,23 @@ class Looks(Time):
         self.number += 1
         if self.number == 3:
             self._end()
+
+
+@pytest.mark.usefixtures("synced")
+def test_another_warehouse_in_a_subfolder_does_not_count(
+    configured: World, capsys: Capture
+) -> None:
+    def files() -> dict[str, int]:
+        capsys.readouterr()
+        assert main(["status", "--json"], now=NOW) == 0
+        sizes: dict[str, int] = json.loads(capsys.readouterr().out)["files"]
+        return sizes
+
+    folder = configured.settings.directory
+    before = files()
+    for name in ("verify.duckdb", "loading.duckdb", "other"):
+        (folder / "demo").mkdir(exist_ok=True)
+        (folder / "demo" / name).write_bytes(b"x" * 10_000_000)
+    assert files() == before
+    (folder / "verify.duckdb.set-aside-1").write_bytes(b"x" * 1000)
+    assert files() == {**before, "in all": before["in all"] + 1000}

@@ -203,6 +203,14 @@ def test_own_checks_warn_and_hold(configured: World, capsys: Capture, own: Write
     assert configured.stored().keys() >= configured.truth().keys()
 
 
+@pytest.mark.usefixtures("synced")
+def test_a_run_warns_of_a_view_only_once(configured: World, capsys: Capture, own: Write) -> None:
+    own("reports/mine.sql", "create view mine as from nowhere")
+    capsys.readouterr()
+    assert main(["reconcile", "--days", "1"], now=NOW) == 0  # applies views twice
+    assert len(warnings(capsys)) == 1
+
+
 def test_a_folder_that_holds_neither_is_refused(
     configured: World, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
