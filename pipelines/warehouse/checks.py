@@ -3,7 +3,7 @@
 A check file has the severity on line 1, the meaning of its rows on line 2, and then one query:
 
     -- severity: fail
-    -- An attempt is stored twice, and so counted twice.
+    -- An attempt is stored twice (and counted twice), or has no SID.
     select …
 """
 
@@ -115,7 +115,7 @@ def _read(file: Path) -> tuple[str, str, str]:
             "the first line must be '-- severity: fail' or '-- severity: warn', the second line "
             "'-- ' and what the rows mean"
         )
-    return head[1].lower(), head[2], text
+    return head[1].lower(), masked(head[2]), text
 
 
 def _found(query: str, connection: Connection) -> tuple[int, tuple[str, ...]]:
