@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 INTERRUPTED = "interrupted; loaded data is kept: run the command again to continue"
@@ -42,6 +42,36 @@ def held() -> Iterator[None]:
         _held.clear()
     if _told.is_set():
         raise KeyboardInterrupt
+
+
+@contextmanager
+def cancelling(cancel: Callable[[], None]) -> Iterator[None]:
+    """Calls `cancel` when a signal comes, from another thread.
+
+    Python runs a signal's handler in the main thread only, and DuckDB 2.0 sometimes lets no Python
+    code run there until its query ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while number := os.read(reading, 1):
+            if number[0] in (signal.SIGINT, signal.SIGTERM):
+                cancel()
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+        waiting.join()
+        os.close(reading)
 
 
 def _stop(*_: object) -> None:

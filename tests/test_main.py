@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pipelines.__main__ import main
+from pipelines.commands import parser
+from pipelines.commands._output import log, log_to_stderr, shown
 from pipelines.errors import keep_secret, redact
 from pipelines.warehouse import database
 from tests.clocks import Time
@@ -225,3 +229,21 @@ def test_a_process_says_nothing_after_its_last_word(argv: list[str], code: int) 
     assert told.stderr == "" or told.stderr.splitlines()[-1].startswith(
         "verify-sync backfill: error"
     )
+
+
+def test_log_lines_have_their_time_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as zone:
+        zone.setenv("TZ", "America/Bogota")
+        time.tzset()
+        log_to_stderr(parser().parse_args(["sync"]))
+        record = logging.makeLogRecord({"msg": "a message", "created": 0.0})
+        assert log.handlers[0].format(record) == "1970-01-01T00:00:00Z a message"
+    time.tzset()
+
+
+def test_a_path_is_shown_as_one_types_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert str(shown(tmp_path / "warehouse" / "verify.duckdb")) == "warehouse/verify.duckdb"
+    assert str(shown(tmp_path.parent)) == str(tmp_path.parent)
+    monkeypatch.chdir("/")
+    assert str(shown(tmp_path)) == str(tmp_path)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import main
+from pipelines.errors import Misuse
+from pipelines.settings import load_settings
 from tests import nursery
 from tests.worlds import NOW, Capture, World, refused
 
@@ -150,3 +152,15 @@ def test_credentials_are_named_as_they_were_given(tmp_path: Path, configured: Wo
     told = nursery.run("pipelines", ("list",), environment)
     assert told.returncode == 2
     assert "TWILIO_ACCOUNT_SID and sources.twilio_verify.auth_token" in told.stderr
+
+
+def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine" / "reports").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WAREHOUSE__DIR", "~/data")
+    monkeypatch.setenv("WAREHOUSE__SQL", "~/mine")
+    settings = load_settings()
+    assert (settings.directory, settings.sql) == (tmp_path / "data", tmp_path / "mine")
+    monkeypatch.setenv("WAREHOUSE__DIR", "~nobody-of-this-name/data")
+    with pytest.raises(Misuse, match="home directory"):
+        load_settings()

@@ -106,6 +106,8 @@ def _verdict(comparison: Comparison) -> str:
         return "still differs" if comparison.is_second else "differs, so it was read again"
     judged = 3 if comparison.conversions_judged else 1  # of attempts, converted, unconverted
     same = comparison.held.day[:judged] == comparison.api[:judged]
-    how = "" if same else ", counting attempts on the bounds of the day and rejected rows"
+    how = (
+        "" if same else " but for attempts on the day's bounds, rejected rows or changes meanwhile"
+    )
     still = "" if comparison.conversions_judged else "; conversions may still change"
     return f"agrees{how}{still}"

@@ -47,11 +47,11 @@ def export(connection: duckdb.DuckDBPyConnection, folder: Path, style: str) -> l
         except OSError as error:
             where = error.filename or folder
             raise Failure(f"{where}: {advised(error.strerror or str(error))}") from error
-        except duckdb.IOException as error:
-            raise Failure(f"{target}: {advised(first_line(error))}") from error
-        except duckdb.Error as error:  # a view of the user's
+        except (duckdb.DataError, duckdb.ProgrammingError) as error:  # wrong SQL in a user's view
             failed.append(f"{name}: {masked(first_line(error))}")
             continue
+        except duckdb.Error as error:
+            raise Failure(f"{target}: {advised(masked(first_line(error)))}") from error
         written.append(target)
     if failed:
         raise Failure(

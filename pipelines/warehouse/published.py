@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
 from pipelines.errors import Failure
+from pipelines.interrupt import cancelling
 from pipelines.text import typed
 
 
-def open_published(published: Path, writes_files: bool = False) -> duckdb.DuckDBPyConnection:
-    """Returns a read-only connection that shows times in UTC.
+@contextmanager
+def open_published(
+    published: Path, writes_files: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Opens a read-only connection that shows times in UTC. A signal cancels its query.
 
     SQL on it cannot read or write other files, and cannot change that. `writes_files` allows it.
     Raises Failure if the file is missing or cannot be opened.
@@ -29,10 +35,11 @@ def open_published(published: Path, writes_files: bool = False) -> duckdb.DuckDB
             f"{published} cannot be opened: {brief(error)} (if it is damaged, run "
             f"`{typed('sync')}` to publish it again)"
         ) from error
-    connection.execute("set timezone = 'UTC'")
-    if not writes_files:
-        connection.execute("set enable_external_access = false; set lock_configuration = true")
-    return connection
+    with connection, cancelling(connection.interrupt):
+        connection.execute("set timezone = 'UTC'")
+        if not writes_files:
+            connection.execute("set enable_external_access = false; set lock_configuration = true")
+        yield connection
 
 
 def brief(error: duckdb.Error) -> str:

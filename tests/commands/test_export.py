@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.__main__ import main
 from pipelines.warehouse.views import view_files
+from tests.clocks import wait_until
 from tests.worlds import NOW, Capture, World, refused
 
 
@@ -89,3 +95,33 @@ def test_an_export_names_the_view_that_fails(
     assert (tmp_path / "out" / "verifications.parquet").exists()  # the others are there
     table = pq.read_table(tmp_path / "out" / "aaa.parquet")
     assert table.column_names == ['a "column", of mine']
+
+
+@pytest.mark.usefixtures("synced")
+def test_ctrl_c_ends_an_export(
+    configured: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = tmp_path / "mine" / "reports"
+    reports.mkdir(parents=True)
+    (reports / "aaa.sql").write_text(
+        "create view aaa as select count(*) as n from range(1000000000) a, range(1000000) b"
+    )
+    monkeypatch.setenv("WAREHOUSE__SQL", str(tmp_path / "mine"))
+    assert main(["views"], now=NOW) == 0
+    command = [sys.executable, "-m", "pipelines", "export", str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True,
+        # Whoever starts the tests in the background has them ignore SIGINT.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+    ) as export:  # fmt: skip
+        try:
+            process = psutil.Process(export.pid)
+            wait_until(lambda: (tmp_path / "out").exists())
+            begun = process.cpu_times().user
+            wait_until(lambda: process.cpu_times().user > begun + 0.5)  # the view is computed
+            export.send_signal(signal.SIGINT)
+            _, told = export.communicate()
+        finally:
+            export.kill()
+    assert (export.returncode, told) == (1, "verify-sync: interrupted\n")
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]

@@ -11,13 +11,14 @@ from hypothesis import given as for_any
 from hypothesis import strategies as st
 
 from pipelines.__main__ import main
+from pipelines.commands.reconcile import table
 from pipelines.errors import Failure
 from pipelines.reading.windows import Window
 from pipelines.twilio.client import Summary
 from pipelines.twilio.filters import Filters
 from pipelines.twilio.limits import RETENTION, SECOND
 from pipelines.warehouse import reconciliation
-from pipelines.warehouse.reconciliation import days_of, held_in
+from pipelines.warehouse.reconciliation import Comparison, Held, days_of, held_in
 from tests.sql.given import given
 from tests.worlds import NOW, Capture, World, configure, refused
 
@@ -277,6 +278,21 @@ def test_what_lies_on_a_bound_may_be_counted_or_not(database: duckdb.DuckDBPyCon
     assert held.read_age == timedelta(hours=30)
     part = held_in(database, Window(start, start + timedelta(hours=12)), Filters())
     assert (part.day, part.least, part.most) == ((2, 2, 0), (0, 0, 0), (2, 2, 0))
+
+
+def test_a_verdict_says_why_different_counts_agree() -> None:
+    start = datetime(2026, 11, 11, tzinfo=timezone.utc)
+    ours, other = Summary(4, 2, 2), Summary(4, 3, 1)
+
+    def verdict(api: Summary, judged: bool = True) -> str:
+        held = Held(ours, ours, ours, timedelta(days=3))
+        window = Window(start, start + DAY)
+        comparison = Comparison(window, NOW, api, held, judged, agrees=True, is_second=False)
+        return [*table([comparison])][-1].split("  ")[-1]
+
+    assert verdict(ours) == "agrees"
+    assert verdict(other).startswith("agrees but for attempts on the day's bounds, rejected rows")
+    assert verdict(other, judged=False) == "agrees; conversions may still change"
 
 
 @for_any(

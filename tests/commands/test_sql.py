@@ -187,6 +187,7 @@ def test_the_prompt_in_a_terminal(
 ) -> None:
     with Terminal("sql", rows=rows, columns=columns, HOME=str(tmp_path), TZ="America/Bogota") as t:
         begin(t)
+        assert t.process.getwinsize() == (24, 80)
         assert "│     42 │" in enter(t, "select 6 * 7 as answer;")
         t.type("\x1b[A")  # arrow up: the history
         t.waits(lambda screen: screen.endswith(f"{PROMPT} select 6 * 7 as answer;"))
