@@ -88,8 +88,8 @@ def _give_size() -> None:
     try:
         if os.get_terminal_size(sys.stdin.fileno()).columns:
             return
-        size = shutil.get_terminal_size()
-        wanted = struct.pack("HHHH", size.lines, size.columns, 0, 0)
+        size = shutil.get_terminal_size()  # Python 3.10 gives 0 where nothing says the size
+        wanted = struct.pack("HHHH", size.lines or 24, size.columns or 80, 0, 0)
         fcntl.ioctl(sys.stdin.fileno(), termios.TIOCSWINSZ, wanted)
     except OSError:
         return  # the shell then uses its own default
