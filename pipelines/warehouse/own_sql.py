@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,15 +34,26 @@ def own_files(folder: Path | None, kind: str) -> list[Path]:
 
 
 def text_of(file: Path) -> str:
-    """Returns the file's text. Raises Failure if it is not UTF-8, too large or unreadable."""
+    """Returns the file's text. Raises Failure if it is not UTF-8, or as `content_of`."""
     try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise Failure("the file is larger than 1 MB")
-        return file.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
-    except OSError as error:
-        raise Failure(str(error.strerror)) from None
+        text = content_of(file).decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError:
         raise Failure("the file is not UTF-8") from None
+    return text.replace("\r\n", "\n")  # as Windows writes it
+
+
+def content_of(file: Path) -> bytes:
+    """Returns the file's bytes. Raises Failure if it is not a regular file (reading a named pipe
+    would wait for ever), too large or unreadable."""
+    try:
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise Failure("it is not a regular file")
+        if found.st_size > _MOST_BYTES:
+            raise Failure("the file is larger than 1 MB")
+        return file.read_bytes()
+    except OSError as error:
+        raise Failure(str(error.strerror)) from None
 
 
 def apply_own_views(connection: Connection, files: list[Path], taken: set[str]) -> None:

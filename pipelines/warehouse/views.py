@@ -19,7 +19,7 @@ from pipelines.reading.defaults import SETTLED_AFTER
 from pipelines.settings import Settings
 from pipelines.twilio.limits import RETENTION
 from pipelines.warehouse.database import Database
-from pipelines.warehouse.own_sql import REPORTS, apply_own_views, own_files
+from pipelines.warehouse.own_sql import REPORTS, apply_own_views, content_of, own_files
 from pipelines.warehouse.upgrade import stamp_views, stamped_views
 
 # Twilio's default: an attempt this old is seldom converted later.
@@ -58,8 +58,8 @@ def fingerprint(settings: Settings) -> str:
 
 
 def _bytes(file: Path) -> bytes:
-    with suppress(OSError):  # a user's file that cannot be read is skipped later
-        return file.read_bytes()
+    with suppress(Failure):  # a user's file that cannot be read is skipped later
+        return content_of(file)
     return b""
 
 

@@ -317,7 +317,7 @@ def test_what_cannot_be_read_is_no_check_and_does_not_hide_the_others(
     monkeypatch.setattr(checks, "check_files", lambda: sorted(tmp_path.glob("*.sql")))
     assert main(["check"], now=NOW) == 1
     folder, latin, mine = capsys.readouterr().out.splitlines()
-    assert folder.startswith("fail  folder: not run: Is a directory (")
+    assert folder.startswith("fail  folder: not run: it is not a regular file (")
     assert latin.startswith("fail  latin: not run: the file is not UTF-8 (")
     assert mine == "ok    mine"
 

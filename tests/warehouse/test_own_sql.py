@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -164,13 +165,15 @@ def test_names_that_are_none_and_files_that_are_no_text(
     own("reports/two words.sql", 'create view "two words" as select 1 as a')
     own("reports/a;drop.sql", "create view a as select 1")
     own("reports/latin.sql", "").write_bytes(b"create view latin as select '\xe9' as a")
-    own("reports/folder.sql", "").unlink()
-    (own("reports/x.sql", "").parent / "folder.sql").mkdir()
-    own("reports/x.sql", "create view x as select 1 as a")
+    x = own("reports/x.sql", "create view x as select 1 as a")
+    x.with_name("folder.sql").mkdir()
+    os.mkfifo(x.with_name("pipe.sql"))
     before = configured.query("from daily_conversion order by all")
     capsys.readouterr()
     assert main(["views"], now=NOW) == 0
-    assert len(warnings(capsys)) == 6
+    told = warnings(capsys)
+    assert len(told) == 7
+    assert sum("line 1: it is not a regular file" in line for line in told) == 2
     assert configured.query("from daily_conversion order by all") == before
     assert configured.query("from x") == [{"a": 1}]
 
@@ -178,7 +181,7 @@ def test_names_that_are_none_and_files_that_are_no_text(
 @pytest.mark.usefixtures("synced")
 def test_own_checks_warn_and_hold(configured: World, capsys: Capture, own: Write) -> None:
     own("checks/few.sql", "-- severity: warn\n-- Few.\nselect 1 as one")
-    own("checks/none.sql", "-- severity: fail\n-- None.\nselect 1 as one where false")
+    own("checks/none.sql", "-- severity: fail\r\n-- None.\r\nselect 1 as one where false")
     capsys.readouterr()
     assert main(["check"], now=NOW) == 0
     told = capsys.readouterr().out
