@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
         return 1
     log_to_stderr(arguments)
     try:
-        from pipelines.settings import load_settings  # here: dlt is slow to import
+        from pipelines.settings import load_settings  # here: slow to import
 
         arguments.run(arguments, load_settings(), now or datetime.now(timezone.utc))
         if sys.stdout:  # None if it is closed
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
 def entry(argv: Sequence[str] | None = None, now: datetime | None = None) -> None:
     """The console script: runs `main`, which a signal ends cleanly, and exits the process."""
     heed_signals()
+    _forget_variables()
     code = main(argv, now)
     ignore_signals()
     with suppress(OSError, AttributeError):
@@ -55,6 +56,14 @@ def entry(argv: Sequence[str] | None = None, now: datetime | None = None) -> Non
     # All files are closed. Skip interpreter shutdown: it takes 0.3 s, and longer after a failed run
     # if a reader thread still waits for its next try.
     os._exit(code)
+
+
+def _forget_variables() -> None:
+    """Removes dlt's own variables, except the folder. dlt reads them when it is imported, but they
+    are meant for other pipelines."""
+    for name in [name for name in os.environ if name.startswith("DLT_")]:
+        if name != "DLT_PROJECT_DIR":
+            del os.environ[name]
 
 
 if __name__ == "__main__":

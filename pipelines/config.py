@@ -2,49 +2,95 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import dlt
 import tomlkit
-from dlt.common.configuration.providers.doc import BaseDocProvider
-from dlt.common.configuration.providers.toml import TomlProviderReadException
 
-from pipelines.errors import Misuse
+from pipelines.errors import Failure, Misuse, masked
+from pipelines.text import text_of
 
 API, WAREHOUSE = "sources.twilio_verify", "warehouse"
-T = TypeVar("T")
 _KINDS = {int: "a whole number", float: "a number", list: "a list such as ['15m', '26h', '3d']"}
-# Variables that begin like this are ours. (WAREHOUSE_DIR may belong to another program.)
-_MEANT = {
-    API: re.compile("SOURCES_+TWILIO_+VERIFY_+", re.IGNORECASE),
-    WAREHOUSE: re.compile("WAREHOUSE_(_|PUBLISH|VERIFICATION|FEE|PUMPING)", re.IGNORECASE),
-}
 # A section that resembles one of these must be ours. Others belong to dlt or other pipelines.
 _ALIKE = {API: API, "twilio_verify": API, WAREHOUSE: WAREHOUSE}
 
 
-def prepare(known: Mapping[str, set[str]]) -> Path:
-    """Makes dlt read the same `.dlt` folder as we do; returns the folder for relative paths.
+class Config:
+    """The settings that were given: in the environment, else in `.dlt` of the `project` folder,
+    else in dlt's folder for all projects. These are dlt's own names and places. It is not dlt that
+    reads them: it would also connect to what others have configured there, such as Sentry.
 
-    `known` maps each of our sections to its settings. Raises Misuse for other names in them, and
-    for a file that is not TOML.
+    `known` maps each of our sections to its settings. Raises Misuse for other names in these
+    sections, and for a file that cannot be read or is not TOML.
     """
-    project = project_directory()
-    os.environ["DLT_PROJECT_DIR"] = str(project)  # dlt then reads the same .dlt
-    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # we connect to Twilio only
-    # dlt's own log may quote a row. Failures reach us as exceptions, and those are redacted.
-    os.environ.setdefault("RUNTIME__LOG_LEVEL", "CRITICAL")
+
+    def __init__(self, known: Mapping[str, set[str]]) -> None:
+        self.project = project_directory()
+        folders = (self.project / ".dlt", _of_all_projects())
+        names = ("secrets.toml", "config.toml")
+        self._files = [_parsed(folder / name) for name in names for folder in folders]
+        _refuse_misspelt(known, self._files)
+
+    def read(self, section: str, name: str, kind: type, default: Any) -> Any:
+        """One setting, by its full name only: a `COUNTRY=US` in the environment is not for us.
+
+        Raises Misuse if it is not of this `kind`: str, int, float or list.
+        """
+        found = [os.environ.get(_variable(section, name))]
+        found += [_table(file, section).get(name) for file in self._files]
+        value = next((value for value in found if value is not None), None)
+        if value == "":
+            raise Misuse(f"{section}.{name}: empty; remove it to use the default")
+        if value is None:
+            return default
+        try:
+            return _converted(value, kind)
+        except ValueError:
+            what = _KINDS.get(kind, "text")
+            raise Misuse(f"{section}.{name}: '{masked(str(value))}' is not {what}") from None
+
+
+def _converted(value: Any, kind: type) -> Any:
+    """The value as `kind`. In the environment everything is text, and a list is JSON."""
+    if kind is list and isinstance(value, str):
+        value = json.loads(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is list:
+        fits = isinstance(value, list)
+    elif kind is int:
+        fits = isinstance(value, str) or (is_number and value == int(value))
+    else:
+        fits = isinstance(value, str) or is_number
+    if not fits:
+        raise ValueError
+    return kind(value)
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    """The content of a TOML file; {} if there is none. Raises Misuse that names the file."""
+    if not file.exists():
+        return {}
     try:
-        _refuse_misspelt(known)
-    except TomlProviderReadException as error:
-        raise Misuse(" ".join(str(error).split())) from error
-    return project
+        return tomlkit.parse(text_of(file)).unwrap()
+    except Failure as failure:
+        raise Misuse(f"{file}: {failure}") from None
+    except tomlkit.exceptions.ParseError as error:
+        raise Misuse(f"{file} is not TOML: {masked(str(error))}") from None
+
+
+def _of_all_projects() -> Path:
+    """dlt's folder for all projects of this user. dlt chooses it in the same way."""
+    if os.geteuid() == 0:
+        return Path("/var/dlt")
+    home, data = Path(os.path.expanduser("~")) / ".dlt", os.environ.get("XDG_DATA_HOME")
+    return Path(data) / "dlt" if data and not home.is_dir() else home
 
 
 def project_directory() -> Path:
@@ -68,36 +114,12 @@ def _is_home(folder: Path) -> bool:
     return False
 
 
-def read(section: str, name: str, kind: type[T], default: T | None) -> Any:
-    """One setting, by its full name only: a `COUNTRY=US` in the environment is not meant for us."""
-    try:
-        value = dlt.config.get(f"{section}.{name}", kind)
-    except ValueError:
-        given: Any = dlt.config.get(f"{section}.{name}")
-        what = _KINDS.get(kind, kind.__name__)
-        raise Misuse(f"{section}.{name}: '{given}' is not {what}") from None
-    if value == "":
-        raise Misuse(f"{section}.{name}: empty; remove it to use the default")
-    return default if value is None else value
-
-
-def read_secret(section: str, name: str) -> str | None:
-    """One setting that may be in secrets.toml; None if it is not set."""
-    found: str | None = dlt.secrets.get(f"{section}.{name}", str)
-    return found
-
-
-def _refuse_misspelt(known: Mapping[str, set[str]]) -> None:
+def _refuse_misspelt(known: Mapping[str, set[str]], files: list[dict[str, Any]]) -> None:
     """Raises Misuse for an unknown setting or section, and for a setting outside its section.
 
-    dlt would ignore these, and a sync without its filter reads everything. Checks the environment
-    and dlt's files.
+    They would have no effect, and a sync without its filter reads everything. Checks the
+    environment and the files.
     """
-    files = [
-        tomlkit.parse(provider.to_toml()).unwrap()
-        for provider in dlt.config.config_providers
-        if isinstance(provider, BaseDocProvider)
-    ]
     for section, names in known.items():
         _refuse_names(section, names, files)
         outside = {name for file in files for name in (*file, *_table(file, "sources"))}
@@ -111,17 +133,33 @@ def _refuse_misspelt(known: Mapping[str, set[str]]) -> None:
 
 
 def _refuse_names(section: str, names: set[str], files: list[dict[str, Any]]) -> None:
-    prefix = section.replace(".", "__").upper() + "__"
-    variables = {prefix + name.upper() for name in names}
-    given = [v for v in os.environ if _MEANT[section].match(v) and v not in variables]
+    variables, meant = {_variable(section, name) for name in names}, _meant(section, names)
+    given = [v for v in os.environ if meant.match(v) and v not in variables]
     for file in files:
         given += [f"{section}.{name}" for name in _table(file, section) if name not in names]
     if given:
         there_are = ", ".join(sorted(names - {"status"}))
         raise Misuse(
-            f"{given[0]}: no such setting; [{section}] (in the environment: {prefix}…) has "
-            f"{there_are}"
+            f"{given[0]}: no such setting; [{section}] (in the environment: "
+            f"{_variable(section, '')}…) has {there_are}"
         )
+
+
+def _variable(section: str, name: str) -> str:
+    return f"{section}.{name}".replace(".", "__").upper()
+
+
+def _meant(section: str, names: set[str]) -> re.Pattern[str]:
+    """Matches variables that are meant for this section, whether spelled right or not.
+
+    A variable with one underscore, such as WAREHOUSE_DIR, may belong to another program. It is
+    ours if the setting's own name has two words or more.
+    """
+    begin = "_+".join(re.split(r"[._]", section)) + "_"
+    if "." in section:
+        return re.compile(f"{begin}+", re.IGNORECASE)
+    words = sorted({name.partition("_")[0] for name in names if "_" in name})
+    return re.compile(f"{begin}(_|{'|'.join(words)})", re.IGNORECASE)
 
 
 def _sections(file: dict[str, Any]) -> Iterator[str]:

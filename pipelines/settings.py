@@ -7,12 +7,13 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from pipelines.config import API, WAREHOUSE, prepare, read, read_secret
-from pipelines.errors import Misuse
+from pipelines.config import API, WAREHOUSE, Config
+from pipelines.errors import Misuse, masked
 from pipelines.reading.defaults import (
     CONCURRENCY,
     DEFAULT_SCHEDULE,
@@ -29,6 +30,9 @@ from pipelines.twilio.limits import (
     RETENTION,
     TIMEOUT,
 )
+
+# `$` is not a variable here. dlt and DuckDB do not quote the others, or take them for a pattern.
+_ODD = "$'%=?*[]\\"
 
 
 @dataclass(frozen=True)
@@ -77,26 +81,27 @@ class Settings:
 
 def load_settings() -> Settings:
     """Reads and checks the configuration. Raises Misuse that names the wrong setting."""
-    project = prepare(_KNOWN)
-    fee = read(WAREHOUSE, "verification_fee", str, "0.05")
-    per_minute = _whole(API, "requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000)
+    config = Config(_KNOWN)
+    whole, read = partial(_whole, config), config.read
+    fee = read(WAREHOUSE, "verification_fee", str, Settings.verification_fee)
+    per_minute = whole("requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000)
     return Settings(
-        directory=_directory(_path(project, read(WAREHOUSE, "dir", str, "warehouse"))),
-        credentials=_credentials(),
+        directory=_directory(config),
+        credentials=_credentials(config),
         base_url=_base_url(read(API, "base_url", str, DEFAULT_BASE_URL)),
-        page_size=_whole(API, "page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
+        page_size=whole("page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
         requests_per_minute=per_minute,
-        concurrency=_whole(API, "concurrency", default_concurrency(per_minute), 1, 64),
-        timeout=float(_whole(API, "timeout", int(TIMEOUT), 1, 3600)),
-        give_up_after=_age(f"{API}.give_up_after", read(API, "give_up_after", str, "10m")),
-        filters=_filters(),
+        concurrency=whole("concurrency", default_concurrency(per_minute), 1, 64),
+        timeout=float(whole("timeout", int(TIMEOUT), 1, 3600)),
+        give_up_after=_length(config, API, "give_up_after", Settings.give_up_after),
+        filters=_filters(config),
         revisit_after=parse_schedule(read(API, "revisit_after", list, None)),
-        publish_every=_publish_every(read(WAREHOUSE, "publish_every", str, "0")),
+        publish_every=_length(config, WAREHOUSE, "publish_every", Settings.publish_every),
         verification_fee=_amount(fee),
-        fee_currency=_currency(read(WAREHOUSE, "fee_currency", str, "USD")),
-        timezone=_timezone(read(WAREHOUSE, "timezone", str, "UTC")),
-        pumping=_pumping(),
-        sql=_own_sql(project, read(WAREHOUSE, "sql", str, None)),
+        fee_currency=_currency(read(WAREHOUSE, "fee_currency", str, Settings.fee_currency)),
+        timezone=_timezone(read(WAREHOUSE, "timezone", str, Settings.timezone)),
+        pumping=_pumping(config),
+        sql=_own_sql(config),
     )
 
 
@@ -133,8 +138,11 @@ def _age(name: str, text: str) -> timedelta:
         raise Misuse(f"{name}: {error}") from None
 
 
-def _publish_every(text: str) -> timedelta:
-    return timedelta() if text == "0" else _age(f"{WAREHOUSE}.publish_every", text)
+def _length(config: Config, section: str, name: str, usual: timedelta) -> timedelta:
+    text = config.read(section, name, str, None)
+    if text is None:
+        return usual
+    return timedelta() if text == "0" and not usual else _age(f"{section}.{name}", text)
 
 
 def _base_url(url: str) -> str:
@@ -145,37 +153,47 @@ def _base_url(url: str) -> str:
     return checked_base(url).geturl()
 
 
-def _path(project: Path, name: str) -> Path:
-    """Relative paths begin in the project's folder; ~ is the home directory."""
+def _path(config: Config, name: str, default: str | None) -> Path | None:
+    """A folder, below the project's if relative; ~ is the home directory. None if not set."""
+    text = config.read(WAREHOUSE, name, str, default)
+    if text is None:
+        return None
     try:
-        return project / Path(name).expanduser()
+        path = config.project / Path(text.strip()).expanduser()  # Windows may leave a CR at the end
     except RuntimeError:
-        raise Misuse(f"{WAREHOUSE}: '{name}' names the home directory, and there is none") from None
+        raise Misuse(f"{WAREHOUSE}: '{text}' names the home directory, and there is none") from None
+    return path
 
 
-def _directory(path: Path) -> Path:
+def _directory(config: Config) -> Path:
+    path = _path(config, "dir", "warehouse")
+    assert path is not None
+    odd = next((c for c in str(path) if c in _ODD or not c.isprintable()), None)
+    if odd:
+        raise Misuse(
+            f"{WAREHOUSE}.dir: {odd!a} must not be in the folder's path, because dlt or DuckDB may "
+            f"read it as something else: {masked(str(path))}"
+        )
     if path.exists() and not path.is_dir():
         raise Misuse(f"{WAREHOUSE}.dir: {path} is not a folder")
     return path
 
 
-def _own_sql(project: Path, name: str | None) -> Path | None:
-    if name is None:
-        return None
-    folder = _path(project, name)
-    if not any((folder / kind).is_dir() for kind in ("reports", "checks")):
+def _own_sql(config: Config) -> Path | None:
+    folder = _path(config, "sql", None)
+    if folder and not any((folder / kind).is_dir() for kind in ("reports", "checks")):
         raise Misuse(f"{WAREHOUSE}.sql: {folder} is not a folder with reports/ or checks/")
     return folder
 
 
-def _whole(section: str, name: str, default: int, low: int, high: int) -> int:
-    value: int = read(section, name, int, default)
+def _whole(config: Config, name: str, default: int, low: int, high: int) -> int:
+    value: int = config.read(API, name, int, default)
     if not low <= value <= high:
-        raise Misuse(f"{section}.{name}: {value} is not between {low} and {high}")
+        raise Misuse(f"{API}.{name}: {value} is not between {low} and {high}")
     return value
 
 
-def _amount(text: str) -> Decimal:
+def _amount(text: str | Decimal) -> Decimal:
     try:
         fee = Decimal(text)
     except InvalidOperation:
@@ -205,11 +223,11 @@ def _timezone(name: str) -> str:
     return name
 
 
-def _pumping() -> Pumping:
+def _pumping(config: Config) -> Pumping:
     """Reads these settings. Counts are at least 1, `rate` is 0 to 1, `z_score` 0 to 100."""
     found = {}
     for name, usual in asdict(Pumping()).items():
-        number = read(WAREHOUSE, f"pumping_{name}", type(usual), usual)
+        number = config.read(WAREHOUSE, f"pumping_{name}", type(usual), usual)
         low, high = (1, 10**6) if isinstance(usual, int) else (0, 1 if name == "rate" else 100)
         if not low <= number <= high:
             raise Misuse(f"{WAREHOUSE}.pumping_{name}: {number} is not from {low} to {high}")
@@ -217,20 +235,20 @@ def _pumping() -> Pumping:
     return Pumping(**found)
 
 
-def _filters() -> Filters:
+def _filters(config: Config) -> Filters:
     names = {name: f"{API}.{name}" for name in (*LASTING, "status")}
-    given = {name: read(API, name, str, None) for name in names}
+    given = {name: config.read(API, name, str, None) for name in names}
     return Filters.lasting({name: text for name, text in given.items() if text is not None}, names)
 
 
-def _credentials() -> Credentials | None:
+def _credentials(config: Config) -> Credentials | None:
     """From Twilio's own environment variables, else `[sources.twilio_verify]`. None if not set."""
     found, names = {}, {}
     for part in PARTS:
         variable = f"TWILIO_{part.upper()}"
         found[part], names[part] = os.environ.get(variable), variable
         if not found[part]:
-            found[part] = read_secret(API, part)
+            found[part] = config.read(API, part, str, None)
             names[part] = f"{API}.{part}" if found[part] else variable
     return Credentials.of(**found, names=names) if any(found.values()) else None
 

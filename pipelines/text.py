@@ -1,13 +1,17 @@
-"""Counts, durations and commands as text for people. No Twilio, no DuckDB."""
+"""Counts, durations and commands as text for people; text of small files. No Twilio, no DuckDB."""
 
 from __future__ import annotations
 
 import re
+import stat
 from datetime import timedelta
 from math import ceil
 from pathlib import Path
 
+from pipelines.errors import Failure
+
 BAR = "bar"  # a child logger: set to WARNING, it turns the progress bar off
+_MOST_BYTES = 2**20  # of a file
 _AGE = re.compile(r"(\d{1,7})\s*([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -40,3 +44,26 @@ def typed(command: str, *words: str, query: str = "") -> str:
     else:
         parts = ["verify-sync", command, *words, f'"{query}"' if query else ""]
     return " ".join(filter(None, parts))
+
+
+def text_of(file: Path) -> str:
+    """Returns the file's text. Raises Failure if it is not UTF-8, or as `content_of`."""
+    try:
+        text = content_of(file).decode("utf-8-sig")  # some editors write a byte order mark
+    except UnicodeDecodeError:
+        raise Failure("the file is not UTF-8") from None
+    return text.replace("\r\n", "\n")  # as Windows writes it
+
+
+def content_of(file: Path) -> bytes:
+    """Returns the file's bytes. Raises Failure if it is not a regular file (reading a named pipe
+    would wait for ever), too large or unreadable."""
+    try:
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise Failure("it is not a regular file")
+        if found.st_size > _MOST_BYTES:
+            raise Failure("the file is larger than 1 MB")
+        return file.read_bytes()
+    except OSError as error:
+        raise Failure(str(error.strerror)) from None

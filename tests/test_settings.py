@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,53 @@ def test_a_wrong_setting_is_named_before_any_request(
     assert configured.sandbox.log == []
 
 
-def test_a_broken_configuration_file_is_named(tmp_path: Path) -> None:
+def no_toml(file: Path) -> object:
+    return file.write_text("x = [")
+
+
+def no_utf8(file: Path) -> object:
+    return file.write_bytes(b"x = '\xff'")
+
+
+@pytest.mark.parametrize("harm", [no_toml, no_utf8, os.mkfifo, Path.mkdir])
+@pytest.mark.parametrize("name", ["config.toml", "secrets.toml"])
+def test_a_broken_configuration_file_is_named(
+    tmp_path: Path, harm: Callable[[Path], object], name: str
+) -> None:
     (tmp_path / ".dlt").mkdir()
-    (tmp_path / ".dlt" / "config.toml").write_text("x = [")
+    harm(tmp_path / ".dlt" / name)
     told = nursery.run("pipelines", ("sync",), {**os.environ, "DLT_PROJECT_DIR": str(tmp_path)})
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)
-    assert "config.toml" in told.stderr
+    assert f"{name}" in told.stderr
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    """Some editors on Windows write one, and carriage returns."""
+    (tmp_path / ".dlt").mkdir()
+    text = "[warehouse]\r\ndir = 'a folder '\r\nfee_currency = 'eur'\r\n"
+    (tmp_path / ".dlt" / "config.toml").write_text(text, encoding="utf-8-sig", newline="")
+    told = nursery.run("pipelines", ("check",), {**os.environ, "DLT_PROJECT_DIR": str(tmp_path)})
+    assert f"{tmp_path}/a folder holds no attempts" in told.stderr
+
+
+@pytest.mark.parametrize("odd", ["$HOME", "50%off", "O'Brien", "what?", "a*b", "a\\b", "a\x1b[0m"])
+def test_a_folder_that_cannot_be_used_is_refused_at_once(
+    configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    monkeypatch.setenv("WAREHOUSE__DIR", f"/tmp/{odd}/data")
+    code, line = refused(capsys, "sync")
+    assert (code, "must not be in the folder's path" in line, "\x1b" in line) == (2, True, False)
+    assert configured.sandbox.log == []
+
+
+@pytest.mark.parametrize("folder", ["a b", "it;is--fine", 'a"b', "{x}", "größe", "a\r"])
+def test_any_other_folder_can_be_used(
+    configured: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
+) -> None:
+    monkeypatch.setenv("WAREHOUSE__DIR", str(tmp_path / folder))
+    for command in ("sync", "backfill", "check", "status"):
+        assert main([command], now=NOW) == 0
+    assert (tmp_path / folder.strip() / "verify.duckdb").exists()
 
 
 def test_a_variable_that_only_looks_like_a_setting_is_not_read(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import cast
+from typing import TYPE_CHECKING, Any
 
-from dlt.common.data_types import TDataType
-from dlt.common.schema.typing import TColumnSchema, TTableSchemaColumns
+if TYPE_CHECKING:  # dlt takes a second to import, and most commands do not load
+    from dlt.common.schema.typing import TTableSchemaColumns
 
 
 def _hints(required: str = "", **names_by_type: str) -> TTableSchemaColumns:
     """Column hints: `names_by_type` maps dlt's data types to column names. `required`: not null."""
-    return {
-        name: TColumnSchema(
-            name=name, data_type=cast(TDataType, kind), nullable=name not in required.split()
-        )
+    columns: Any = {
+        name: {"name": name, "data_type": kind, "nullable": name not in required.split()}
         for kind, names in names_by_type.items()
         for name in names.split()
     }
+    found: TTableSchemaColumns = columns
+    return found
 
 
 def attempts_columns() -> TTableSchemaColumns:

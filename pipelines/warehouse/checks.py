@@ -20,10 +20,10 @@ from pathlib import Path
 import duckdb
 
 from pipelines.errors import Failure, advised, first_line, masked, redact
-from pipelines.text import counted, typed
+from pipelines.text import counted, text_of, typed
 from pipelines.warehouse.connections import Connection, is_damage
 from pipelines.warehouse.database import MIB, Database
-from pipelines.warehouse.own_sql import CHECKS, own_files, text_of
+from pipelines.warehouse.own_sql import CHECKS, own_files
 from pipelines.warehouse.views import sql_folder
 
 FAIL, WARN = "fail", "warn"

@@ -26,6 +26,16 @@ _DAMAGED = (
     "sqlite_scanner",  # a SQLite file
 )
 
+# DuckDB's errors that concern a file. Other errors quote values, such as what cannot be converted.
+_OF_FILES = (
+    duckdb.IOException,
+    duckdb.SerializationException,
+    duckdb.InternalException,
+    duckdb.FatalException,
+    duckdb.CatalogException,
+)
+_CAUSES = ("exception", "client_exception", "dbapi_exception", "__cause__")
+
 _idle: list[Connection] = []  # DuckDB instances for reuse, with no file attached
 
 
@@ -35,6 +45,10 @@ class OpenElsewhere(Failure):
 
 class Damaged(Failure):
     """The file is damaged, or is not a DuckDB database."""
+
+
+class LostRows(Damaged):
+    """A load has deleted attempts."""
 
 
 def ask(
@@ -101,8 +115,26 @@ def unusable(file: Path, error: duckdb.Error) -> Failure:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether the error message says that a file is damaged or not a DuckDB database."""
-    return any(words in str(error) for words in _DAMAGED)
+    """Whether DuckDB found that a file is damaged, or is not a DuckDB database.
+
+    Only DuckDB's own errors count: Twilio's messages and the user's data may hold the same words.
+    """
+    return any(
+        isinstance(cause, Damaged)
+        or (isinstance(cause, _OF_FILES) and any(words in str(cause) for words in _DAMAGED))
+        for cause in causes(error)
+    )
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what caused it, outermost first. dlt keeps the causes in attributes."""
+    seen: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in seen:
+        yield following
+        seen.append(following)
+        inner = (getattr(following, name, None) for name in _CAUSES)
+        following = next((one for one in inner if isinstance(one, BaseException)), None)
 
 
 def quoted(file: Path) -> str:

@@ -12,7 +12,14 @@ import duckdb
 
 from pipelines.errors import Failure, advised
 from pipelines.settings import Settings
-from pipelines.warehouse.connections import Connection, Damaged, OpenElsewhere, is_damage, unusable
+from pipelines.warehouse.connections import (
+    Connection,
+    Damaged,
+    LostRows,
+    OpenElsewhere,
+    is_damage,
+    unusable,
+)
 from pipelines.warehouse.contents import Contents
 from pipelines.warehouse.database import Database
 from pipelines.warehouse.files import set_aside
@@ -77,11 +84,14 @@ class Warehouse:
                     yield
                 self.publisher.shrink()
             except (Failure, duckdb.Error) as error:
-                if not is_damage(error) or newest_load(self.published) is None:
+                is_published = newest_load(self.published) is not None
+                is_useless = isinstance(error, LostRows) or (is_damage(error) and is_published)
+                if not is_useless:
                     raise
+                why = error if isinstance(error, LostRows) else f"{self.loading} is damaged"
+                how = f"rebuild it from {self.published.name}" if is_published else "start over"
                 raise Failure(
-                    f"{self.loading} is damaged and was renamed to {set_aside(self.loading)}: run "
-                    f"again to rebuild it from {self.published.name}"
+                    f"{why}; it was renamed to {set_aside(self.loading)}: run again to {how}"
                 ) from error
 
     @contextmanager

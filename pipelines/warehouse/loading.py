@@ -7,6 +7,7 @@ import gc
 import logging
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
@@ -14,8 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import dlt
-from dlt.common.destination import DestinationCapabilitiesContext
+import duckdb
+from dlt.common.configuration.container import Container
+from dlt.common.configuration.providers.doc import CustomLoaderDocProvider
+from dlt.common.configuration.providers.provider import ConfigProvider
+from dlt.common.configuration.specs import PluggableRunContext
 from dlt.common.exceptions import DltException
+from dlt.common.runtime.run_context import RunContext
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from pipelines.errors import Failure, advised, first_line
@@ -23,11 +29,28 @@ from pipelines.interrupt import held
 from pipelines.reading.package import Package
 from pipelines.reading.raw_tables import TABLES
 from pipelines.source import package_source
-from pipelines.warehouse.connections import Connection
+from pipelines.warehouse.connections import Connection, LostRows, causes
 from pipelines.warehouse.database import Database
 from pipelines.warehouse.recovery import NEWEST
 from pipelines.warehouse.tables import SCHEMA
 
+# All that dlt's configuration holds for our pipeline; anything else has dlt's default.
+_OPTIONS = {
+    "pipelines": {
+        "dev_mode": False,  # true: a new schema for every run
+        "enable_runtime_trace": False,  # it has tokens and phone numbers in it
+    },
+    "load": {
+        "delete_completed_jobs": True,  # loaded packages hold phone numbers
+        "truncate_staging_dataset": True,  # else publishing copies it for nothing
+    },
+    "runtime": {
+        "dlthub_telemetry": False,  # we connect to Twilio only
+        "intercept_signals": False,  # dlt can lose a late signal; see `held`
+        "log_level": "CRITICAL",  # it may quote a row; failures reach us as exceptions
+    },
+    "providers": {"enable_airflow_secrets": False},
+}
 # Raised when a power cut left dlt's files empty or missing.
 _OF_A_DAMAGED_FOLDER = (ValueError, KeyError, FileNotFoundError, DltException)
 
@@ -50,7 +73,7 @@ class Loader:
         if self._known is None:
             self._known = self._loads()
         try:
-            with self._database.connection.cursor() as self._cursor:
+            with _alone(self._working_folder), self._database.connection.cursor() as self._cursor:
                 yield
         finally:
             self._cursor = None
@@ -59,16 +82,12 @@ class Loader:
     @cached_property
     def pipeline(self) -> dlt.Pipeline:
         """dlt's pipeline into `loading.duckdb`; its working folder is part of the warehouse."""
-        dlt.config["load.delete_completed_jobs"] = True  # loaded packages hold phone numbers
-        dlt.config["load.truncate_staging_dataset"] = True  # else publishing copies it for nothing
-        dlt.config["runtime.enable_runtime_trace"] = False  # it has tokens and phone numbers in it
-        dlt.config["runtime.intercept_signals"] = False  # dlt can lose a late signal; see `held`
         return dlt.pipeline(
             "verify_sync",
             pipelines_dir=str(self._working_folder),
             # Use the run's connection: dlt's own would open and checkpoint the file at every step.
             # Use a separate cursor, because dlt changes its search path.
-            destination=_destination(self._cursor or self._database.connection),
+            destination=dlt.destinations.duckdb(self._cursor or self._database.connection),
             dataset_name=SCHEMA,
         )
 
@@ -81,7 +100,7 @@ class Loader:
             if self._has_begun() or self._appends():
                 self._give_up("dropping the package, to read it again: part of it may be loaded")
                 return
-            with held():
+            with held(), self._keeping_all():
                 self.pipeline.normalize()
                 self.pipeline.load()
             _forget_loaded(Path(self.pipeline.working_dir))
@@ -114,19 +133,29 @@ class Loader:
         Returns how many of the attempts were not stored before. If another run has loaded in the
         meantime, attempts for which it stored a later reading are left out.
         """
-        before = self._attempts()
+        before, loads = self._attempts(), self._loads()
         complete = self._database.tables() >= {"attempts", *TABLES}
         if complete and self.has_changed():
             package = self._not_older(package)
         try:
-            with held():
+            with held(), self._keeping_all():
                 self.pipeline.run(package_source(package, not complete, self._is_new(package)))
         except PipelineStepFailed as error:
             raise Failure(f"loading failed: {advised(_why(error))}") from error
         _forget_loaded(Path(self.pipeline.working_dir))
         self._known = self._loads()
+        if self._known == loads:
+            raise Failure(f"loading failed: the rows did not arrive in {self._database.loading}")
         gc.collect()  # errors that dlt has caught keep frames alive, and with them the package
         return self._attempts() - before
+
+    @contextmanager
+    def _keeping_all(self) -> Iterator[None]:
+        """Raises LostRows if fewer attempts are stored at the end than at the beginning."""
+        before = self._attempts()
+        yield
+        if self._attempts() < before:
+            raise LostRows(f"a load has deleted attempts from {self._database.loading}")
 
     def has_changed(self) -> bool:
         """Whether another run has loaded since this loader was first opened or last loaded."""
@@ -178,28 +207,38 @@ def _freeze_modules() -> None:
     atexit.register(gc.unfreeze)  # else DuckDB's binding library reports them as leaks
 
 
-def _destination(connection: Connection) -> Any:
-    """Returns dlt's DuckDB destination with cached capabilities.
+class _Alone(RunContext):
+    """Where our pipeline finds its configuration: in `_OPTIONS` only.
 
-    A load asks for them 27 times. Each time dlt would search all places for its configuration.
-    Together that is a sixth of the cost of a small sync.
+    dlt looks up every argument that is not given, such as `refresh`, in the environment and in
+    files, where it may be meant for another pipeline. `refresh = "drop_data"` deletes all rows.
     """
-    destination = dlt.destinations.duckdb(connection)
-    ask, known = destination.capabilities, dict[Any, DestinationCapabilitiesContext]()
 
-    def capabilities(config: Any = None, naming: Any = None) -> DestinationCapabilitiesContext:
-        asked = (config is None, naming and type(naming))
-        if asked not in known:
-            known[asked] = ask(config, naming)
-        return known[asked].copy()  # dlt changes the object that it gets
+    module = None  # else dlt imports a module that is named like the current folder
 
-    destination.capabilities = capabilities  # type: ignore[method-assign]
-    return destination
+    def initial_providers(self) -> list[ConfigProvider]:
+        return [CustomLoaderDocProvider("verify-sync", lambda: _OPTIONS)]
+
+
+@contextmanager
+def _alone(working_folder: Path) -> Iterator[None]:
+    """In here, dlt has no configuration but ours, and writes to `working_folder` only."""
+    usual, context = tempfile.tempdir, PluggableRunContext(_Alone(None))
+    working_folder.mkdir(exist_ok=True)
+    # dlt writes SQL files to the system's temporary folder, which may not be writable.
+    tempfile.tempdir = str(working_folder)
+    try:
+        with Container().injectable_context(context):
+            yield
+    finally:
+        tempfile.tempdir = usual
 
 
 def _why(error: PipelineStepFailed) -> str:
     """Returns the cause's own message, without dlt's traceback before and advice after it."""
-    cause = error.exception or error
+    cause = list(causes(error))[-1]
+    if isinstance(cause, (duckdb.Error, OSError)):
+        return first_line(cause)
     lines = re.findall(r"^[\w.]+(?:Error|Exception): (.+)", str(cause), re.MULTILINE)
     return lines[-1] if lines else first_line(cause)
 

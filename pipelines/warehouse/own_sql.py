@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 
 from pipelines.errors import Failure, first_line, masked
+from pipelines.text import text_of
 from pipelines.warehouse.connections import Connection, is_damage
 
 REPORTS, CHECKS = "reports", "checks"
-_MOST_BYTES = 2**20  # of a file
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 # Spaces and -- comments may come before a statement. /* */ may not: DuckDB allows nested ones,
 # which a regular expression cannot match.
@@ -31,29 +30,6 @@ log = logging.getLogger("verify_sync")
 def own_files(folder: Path | None, kind: str) -> list[Path]:
     """Returns the user's files of `kind` (`reports` or `checks`), sorted by name. May be empty."""
     return sorted((folder / kind).glob("*.sql")) if folder else []
-
-
-def text_of(file: Path) -> str:
-    """Returns the file's text. Raises Failure if it is not UTF-8, or as `content_of`."""
-    try:
-        text = content_of(file).decode("utf-8-sig")  # some editors write a byte order mark
-    except UnicodeDecodeError:
-        raise Failure("the file is not UTF-8") from None
-    return text.replace("\r\n", "\n")  # as Windows writes it
-
-
-def content_of(file: Path) -> bytes:
-    """Returns the file's bytes. Raises Failure if it is not a regular file (reading a named pipe
-    would wait for ever), too large or unreadable."""
-    try:
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise Failure("it is not a regular file")
-        if found.st_size > _MOST_BYTES:
-            raise Failure("the file is larger than 1 MB")
-        return file.read_bytes()
-    except OSError as error:
-        raise Failure(str(error.strerror)) from None
 
 
 def apply_own_views(connection: Connection, files: list[Path], taken: set[str]) -> None:

@@ -17,9 +17,10 @@ import duckdb
 from pipelines.errors import Failure, first_line
 from pipelines.reading.defaults import SETTLED_AFTER
 from pipelines.settings import Settings
+from pipelines.text import content_of
 from pipelines.twilio.limits import RETENTION
 from pipelines.warehouse.database import Database
-from pipelines.warehouse.own_sql import REPORTS, apply_own_views, content_of, own_files
+from pipelines.warehouse.own_sql import REPORTS, apply_own_views, own_files
 from pipelines.warehouse.upgrade import stamp_views, stamped_views
 
 # Twilio's default: an attempt this old is seldom converted later.
