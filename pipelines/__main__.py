@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 
 from pipelines.commands import parser
 from pipelines.commands._output import log_to_stderr, report
-from pipelines.errors import Failure, first_line
+from pipelines.errors import Failure, first_line, masked
 from pipelines.interrupt import INTERRUPTED, heed_signals, ignore_signals, was_interrupted
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
     except Exception as error:
         if was_interrupted():
             return report(arguments, 1, arguments.interrupted)
-        message = first_line(error)
+        message = masked(first_line(error))
         hint = "" if arguments.debug else " (--debug shows where)"
         return report(arguments, 1, f"{type(error).__name__}: {message}{hint}")
     return 0

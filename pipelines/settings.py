@@ -21,6 +21,7 @@ from pipelines.reading.defaults import (
     default_concurrency,
 )
 from pipelines.text import length_of, typed
+from pipelines.twilio.base_url import checked_base
 from pipelines.twilio.credentials import PARTS, Credentials
 from pipelines.twilio.filters import LASTING, NO_FILTERS, Filters
 from pipelines.twilio.limits import (
@@ -146,11 +147,7 @@ def _length(config: Config, section: str, name: str, usual: timedelta) -> timede
 
 
 def _base_url(url: str) -> str:
-    if url == DEFAULT_BASE_URL:
-        return url
-    from pipelines.twilio.transport import checked_base
-
-    return checked_base(url).geturl()
+    return str(checked_base(url))
 
 
 def _path(config: Config, name: str, default: str | None) -> Path | None:

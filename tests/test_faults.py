@@ -14,17 +14,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.__main__ import main
 from pipelines.commands.sync import sync
 from pipelines.reading.windows import Window
+from pipelines.sandbox import server
 from pipelines.sandbox.api import Refusal
 from pipelines.sandbox.faults import _ODD, KINDS
 from pipelines.sandbox.server import Request
 from pipelines.sandbox.switches import Limits
 from pipelines.twilio import pacing, retries
+from pipelines.twilio.client import Client
 from pipelines.twilio.limits import RETENTION, SECOND
 from tests import nursery
 from tests.clocks import Time
@@ -470,3 +473,70 @@ def test_a_soak_ends_complete_and_never_exceeds_the_limit(
     assert not [r for r in log if r.status == 429 and r.fault is None]
     assert outcome.counts.requests == len(log)
     assert waits.elapsed > 2 * (len(log) // 40 - 1)
+
+
+@pytest.mark.parametrize(("largest", "asked"), [(100, 62), (20, 20), (999, 500), (1000, 1000)])
+def test_a_page_size_that_is_refused_is_made_smaller(
+    make_world: MakeWorld, operator: Operator, largest: int, asked: int
+) -> None:
+    world = make_world(attempts=600, largest_page=largest, limits=QUIET)
+    assert operator.run(world, "sync") == 0
+    assert holds_the_truth(world)
+    sizes = [int(r.parameters["PageSize"]) for r in world.sandbox.log if "PageSize" in r.parameters]
+    assert sizes[-1] == asked
+    assert operator.told.count("Twilio refuses larger pages: set page_size = ") == (asked < 1000)
+    assert asked == 1000 or f"page_size = {asked}\n" in operator.told
+    if asked < 1000:
+        assert operator.run(world, "sync", page_size=asked) == 0
+        assert "refuses" not in operator.told
+
+
+def test_a_page_size_that_is_always_refused_ends_the_run(
+    make_world: MakeWorld, operator: Operator
+) -> None:
+    world = make_world(attempts=300, largest_page=10, limits=QUIET)
+    assert operator.run(world, "sync") == 1
+    assert "Twilio answered 400: Page size too large (code 60373" in operator.told
+    assert nothing_is_recorded(world)
+
+
+def test_a_byte_that_is_not_utf8_spoils_only_its_character(
+    make_world: MakeWorld, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a value, and inside of a key."""
+    world = make_world(attempts=300, limits=QUIET)
+    reply = server._Handler._reply
+
+    def odd(self: Any, status: int, body: bytes, *rest: Any) -> None:
+        reply(self, status, body.replace(b"Claro", b"Clar\xf3"), *rest)
+
+    monkeypatch.setattr(server._Handler, "_reply", odd)
+    assert operator.run(world, "sync", page_size=50) == 0
+    assert operator.told.count("text from Twilio is not UTF-8") == 1
+    stored, truth = world.stored(), world.truth()
+    spoiled = [sid for sid in truth if stored[sid] != truth[sid]]
+    assert spoiled
+    assert all(stored[sid]["channel_data__carrier"].startswith("Clar\ufffd") for sid in spoiled)
+    assert stored.keys() == truth.keys()
+
+
+@pytest.mark.parametrize("error", [UnicodeDecodeError("utf-8", b"", 0, 1, "odd"), MemoryError()])
+def test_an_error_that_is_none_of_ours_keeps_complete_slices(
+    in_slices: World, operator: Operator, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    read, asked = Client.read, []
+
+    def failing(*args: Any, **named: Any) -> Any:
+        asked.append(args)
+        if len(asked) == 8:
+            raise error
+        return read(*args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "read", failing)
+        assert operator.run(in_slices, "sync", page_size=100) == 1
+    assert type(error).__name__ in operator.told
+    kept = in_slices.warehouse().database.rows("select count(*) from twilio_verify.attempts")
+    assert 0 < kept[0][0] < len(in_slices.truth())
+    assert operator.run(in_slices, "sync", page_size=100) == 0
+    assert holds_the_truth(in_slices)

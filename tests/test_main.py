@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.commands import parser
 from pipelines.commands._output import log, log_to_stderr, shown
-from pipelines.errors import keep_secret, redact
+from pipelines.errors import keep_secret, masked, redact
 from pipelines.warehouse import database
 from tests.clocks import Time
 from tests.worlds import NOW, REPOSITORY, Capture, World, refused, run_in_process
@@ -247,3 +248,34 @@ def test_a_path_is_shown_as_one_types_it(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert str(shown(tmp_path.parent)) == str(tmp_path.parent)
     monkeypatch.chdir("/")
     assert str(shown(tmp_path)) == str(tmp_path)
+
+
+def cpu(work: Callable[[], object]) -> float:
+    """Seconds of CPU time of this thread, the least of three."""
+    found = []
+    for _ in range(3):
+        began = time.thread_time()
+        work()
+        found.append(time.thread_time() - began)
+    return min(found)
+
+
+@pytest.mark.parametrize("part", ["a", "+", "1", "%40", "a@", "a.", "a@b.", "+1 ", "\x1b", "é\n"])
+@pytest.mark.parametrize("clean", [redact, masked])
+def test_the_time_to_redact_grows_with_the_length(clean: Callable[[str], str], part: str) -> None:
+    """A value of a megabyte must not hold the run. A hundred times longer, it may take ten times
+    longer than that; by its square it would take 10,000 times longer."""
+    keep_secret("a-token-of-ours")
+    short, long = part * (10_000 // len(part)), part * (1_000_000 // len(part))
+    assert cpu(lambda: clean(long)) < 1_000 * max(cpu(lambda: clean(short)), 0.001)
+
+
+def test_a_text_from_outside_is_cut_but_never_inside_of_a_secret() -> None:
+    keep_secret("s3cr3t-t0k3n")
+    for before in range(480, 510):
+        told = masked("x" * before + "s3cr3t-t0k3n" + "y" * 1_000)
+        assert len(told) <= 501
+        assert "s3c" not in told
+    assert masked("to 573003003030 or +57 3003003030") == "to [redacted] or +57 [redacted]"
+    assert masked("VL" + "0" * 32) == "VL" + "0" * 32
+    assert masked("a\x1b[2J\rb\u202ec") == "a\\x1b[2J b\\u202ec"

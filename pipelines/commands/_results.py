@@ -15,12 +15,14 @@ from datetime import date, datetime, timedelta
 import duckdb
 
 from pipelines.commands._arguments import TABLE
-from pipelines.errors import Failure, Misuse
+from pipelines.errors import Failure, Misuse, masked
 from pipelines.warehouse.published import brief
 
 _ROWS = 200  # a table shows no more; csv and json show everything
 _AS_JSON = (bool, list, tuple, dict, timedelta)  # types written as JSON in a csv field
 _UNCOUNTED, _MANY = "? rows", ">9999 rows, "
+_CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
+_CONTROL |= dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")  # direction
 _WIDE = 100_000  # characters: without a terminal, all columns are shown
 
 
@@ -36,9 +38,9 @@ def run_query(connection: duckdb.DuckDBPyConnection, query: str, style: str) -> 
             rows = iter(answer.fetchone, None)
             _print_csv(names, rows) if style == "csv" else _print_json(names, rows)
     except duckdb.ProgrammingError as error:
-        raise Misuse(brief(error)) from error
+        raise Misuse(masked(brief(error))) from error
     except duckdb.Error as error:
-        raise Failure(brief(error)) from error
+        raise Failure(masked(brief(error))) from error
 
 
 def _bare(statement: str) -> str:
@@ -59,7 +61,8 @@ def _print_table(answer: duckdb.DuckDBPyRelation | None) -> None:
     if _UNCOUNTED in footer:  # DuckDB draws part of a long result and does not count the rest
         ((count,),) = answer.count("*").fetchall()
         footer = footer.replace(_UNCOUNTED, f"{count:,} rows").replace(_MANY, "")
-    print(table, corner, footer.rstrip("\n"), sep="")
+    # A terminal would obey control characters in the data.
+    print((table + corner + footer.rstrip("\n")).translate(_CONTROL))
 
 
 def _print_csv(names: list[str], rows: Iterator[tuple[object, ...]]) -> None:

@@ -22,6 +22,7 @@ USUAL_PAGES = 18  # the target of a slice: below the most, as attempts are not s
 LAST_PAGES = 3  # the target at the end: small slices let all chains end together
 _DAY = timedelta(days=1)  # the length of slices where Twilio gives no count
 _LONG = timedelta(hours=36)  # longer windows are counted, whatever the rate so far
+_MOST_OF_PARTS = 1.5  # times the whole; attempts that are new or on a bound may count twice
 _GROWTH = 4  # a window that fits a slice at so many times the rate so far is not counted
 
 log = logging.getLogger("verify_sync")
@@ -66,6 +67,8 @@ class Sizing:
         self._concurrency = concurrency
         self._pool = ThreadPoolExecutor(concurrency)
         self._budget = 0  # Summaries that `cut` may still request
+        self._promised = 0  # attempts in the slices so far, by Twilio's count
+        self._is_distrusted = False
 
     def __enter__(self) -> Sizing:
         return self
@@ -106,9 +109,13 @@ class Sizing:
         self._budget = 50 + 4 * sum(ceil(slice_.pages / USUAL_PAGES) for slice_ in slices)
         left = _pages(slices)
         for whole in slices:
-            for slice_ in self._cut(whole):
-                yield from _parts(slice_, max(LAST_PAGES, left / self._concurrency))
-                left -= slice_.pages
+            end = whole.window.after
+            for part in self._trusted(whole, left):
+                yield part
+                end = part.window.before
+            if end < whole.window.before:
+                yield from self._uncounted(Window(end, whole.window.before))
+            left -= whole.pages
 
     def asks(self, window: Window, every: bool = False) -> bool:
         """Whether Twilio is asked to count this window."""
@@ -124,18 +131,51 @@ class Sizing:
                 found += ceil(1.5 * slice_.pages / USUAL_PAGES) + self._concurrency
         return found
 
+    def _trusted(self, whole: Slice, left: int) -> Iterator[Slice]:
+        """The slices of a window, as long as Twilio's counts make sense. `left` pages are left.
+
+        Each slice costs a request, even an empty one. So Twilio may not count far more attempts
+        than it lists. Slices that are being read, or will be soon, are not listed yet.
+        """
+        ahead = (4 * MOST_PAGES + USUAL_PAGES * self._concurrency) * self.client.page_size
+        for slice_ in () if self._is_distrusted else self._cut(whole):
+            for part in _parts(slice_, max(LAST_PAGES, left / self._concurrency)):
+                if self._promised > ahead + _GROWTH * self.client.attempts:
+                    self._distrust()
+                    return
+                self._promised += part.attempts or 0
+                yield part
+            left -= slice_.pages
+
+    def _distrust(self) -> None:
+        if not self._is_distrusted:
+            log.info("Twilio's counts make no sense: reading without them")
+        self._is_distrusted = True
+
+    def _uncounted(self, window: Window) -> list[Slice]:
+        """The window in days, as if Twilio gave no counts."""
+        days = cut(window, ceil((window.before - window.after) / _DAY))
+        return [self._slice(day, None) for day in days]
+
     def _cut(self, slice_: Slice) -> Iterator[Slice]:
         parts = cut(slice_.window, ceil(slice_.pages / USUAL_PAGES))
         if slice_.attempts is None or slice_.pages <= MOST_PAGES or len(parts) == 1:
             yield slice_
             return
         if self._budget < len(parts):
-            log.info("Twilio's counts make no sense; a slice is read without more cuts")
-            yield slice_
+            self._distrust()
+            yield from self._uncounted(slice_.window)
             return
         self._budget -= len(parts)
         joined: Slice | None = None
+        found = 0
         for part in self._counted(parts):
+            found += part.attempts or 0
+            if found > _MOST_OF_PARTS * slice_.attempts:  # as if it ignored the dates
+                self._distrust()
+                begin = (joined or part).window.after
+                yield from self._uncounted(Window(begin, slice_.window.before))
+                return
             both = self._joined(joined, part)
             if joined is not None and both.pages > USUAL_PAGES:
                 yield from self._cut(joined)

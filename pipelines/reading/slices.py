@@ -39,7 +39,7 @@ def batches(
     readers = _Readers(client, filters, concurrency, progress or Progress(client))
     try:
         yield from readers.batches(iter(slices))
-    except (Failure, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt):  # also for an error of a library, or of our own
         readers.stop()
         rest = readers.complete()
         if rest:

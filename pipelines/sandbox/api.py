@@ -139,6 +139,8 @@ class Api:
 
     def _page_size(self, raw: Parameters) -> int:
         size = _integer(raw, "PageSize", 50)
+        if 0 < self._faults.largest_page < size:
+            raise Refusal(400, 60373, "Page size too large")
         if size > MAX_PAGE_SIZE:
             if self._view.switches.clamp_page_size:
                 return MAX_PAGE_SIZE

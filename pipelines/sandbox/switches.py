@@ -62,6 +62,7 @@ class Faults:
     fail_seed: int = _switch(1, "random seed that decides which requests fail")
     hang: float = _switch(30.0, "seconds until an answer that hangs is sent")
     outage: float = _switch(0.0, "answer 503 for this many seconds from the first request on")
+    largest_page: int = _switch(0, "answer 400 if PageSize is over this; 0 = never")
     heavy_page: int = _switch(0, "answer 500 if PageSize is over this; 0 = never")
     refused_tokens: int = _switch(0, "refuse this many page tokens, as if they had expired")
     next_page: str = _switch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import NamedTuple
@@ -27,6 +28,8 @@ from pipelines.twilio.transport import ApiError, TooHeavy, Transport
 _SMALL_PAGE = 50  # the API's default; so far no page of this size was too heavy
 HEAVY_TRIES = 3
 _RESTARTS = 5  # times that a slice starts again after refused page tokens
+_PAGE_TOO_LARGE = {"20007", "60373"}  # codes of a 400; Verify's other lists allow only 100
+_SMALLEST_PAGE = 20
 _KEYS_TOLD = 20
 _UNHEARD_OF = 10**10  # attempts in 30 days: a larger total is an error
 _LIST = "/v2/Attempts"
@@ -69,8 +72,12 @@ class Client:
         self._transport = Transport(
             credentials, base_url, self._pacer, self.clock, timeout, give_up_after
         )
-        self._list = self._transport.base.geturl() + _LIST
+        self._list = f"{self._transport.base}{_LIST}"
         self._unknown_keys: set[str] = set()
+        self._told: set[str] = set()  # what is logged only once
+        self._is_refused = False  # a page size
+        self._lock = threading.Lock()
+        self.attempts = 0  # listed so far
         self.counts = self._transport.counts
 
     def __enter__(self) -> Client:
@@ -98,7 +105,11 @@ class Client:
         size = min(self.page_size, limit or self.page_size)
         while True:
             try:
-                return _watched(watch, _first(limit, self._chain(query, size)))
+                pages = _watched(watch, _first(limit, self._chain(query, size)))
+                if self._is_refused:
+                    told = f"Twilio refuses larger pages: set page_size = {self.page_size}"
+                    self._tell_once("page size", told)
+                return pages
             except _RefusedToken as refused:
                 restarts += 1
                 if restarts > _RESTARTS:
@@ -107,6 +118,10 @@ class Client:
             except TooHeavy as failure:
                 size = max(size // 2, _SMALL_PAGE)
                 log.info("%s; its slice starts again with %d attempts a page", failure, size)
+            except ApiError as error:
+                if str(error.code) not in _PAGE_TOO_LARGE or size <= _SMALLEST_PAGE:
+                    raise
+                size = self._smaller(size)
 
     def fetch(self, sid: str) -> Page:
         """One attempt by its SID. Raises ApiError (404) if it is unknown or older than 30 days."""
@@ -146,28 +161,33 @@ class Client:
         """The pages of one chain, each checked. All have the same `page_size`."""
         chain = Chain(query, self._transport.base)
         parameters = {**query.parameters(), "PageSize": str(page_size)}
-        url: str | None = self._list
-        while url is not None:
-            page = self._page(query, url, parameters, page_size)
+        following: dict[str, str] | None = parameters
+        while following is not None:
+            page = self._page(query, following, page_size)
             self._check(query, page)
             yield page
-            url, parameters = chain.after(page), {}
+            following = chain.after(page)
 
-    def _page(
-        self, query: ListQuery, url: str, parameters: Mapping[str, str], page_size: int
-    ) -> Page:
+    def _smaller(self, size: int) -> int:
+        """Half the page size that Twilio has refused. All later requests of the run ask for it."""
+        with self._lock:
+            self._is_refused = True
+            self.page_size = min(self.page_size, max(size // 2, _SMALLEST_PAGE))
+            return self.page_size
+
+    def _page(self, query: ListQuery, parameters: Mapping[str, str], page_size: int) -> Page:
         """One page; waits out an outage. Raises TooHeavy if a page of this size fails, but Twilio
         answers a small one."""
         heavy_tries = HEAVY_TRIES if page_size > _SMALL_PAGE else None
         try:
             try:
-                return self._transport.get(url, parameters, self._read_page, heavy_tries)
+                return self._transport.get(self._list, parameters, self._read_page, heavy_tries)
             except TooHeavy:
                 if self._small_page_comes(query):
                     raise
-            return self._transport.get(url, parameters, self._read_page, heavy_tries)
+            return self._transport.get(self._list, parameters, self._read_page, heavy_tries)
         except ApiError as error:
-            if not parameters and error.status in (400, 404, 410):  # a next_page_url with its token
+            if "PageToken" in parameters and error.status in (400, 404, 410):
                 raise _RefusedToken(error) from None
             raise
 
@@ -193,11 +213,24 @@ class Client:
                 f"{self.account_sid}; a warehouse belongs to one account"
             )
         query.check(page.attempts)
+        with self._lock:
+            self.attempts += page.attempts.num_rows
+        if page.is_repaired:
+            self._tell_once(
+                "bytes", "some text from Twilio is not UTF-8; its odd bytes became \ufffd"
+            )
         new = page.unknown_keys - self._unknown_keys
         if new and len(self._unknown_keys) < _KEYS_TOLD:
             self._unknown_keys |= new
             named = ", ".join(masked(key[:40]) for key in sorted(new)[:_KEYS_TOLD])
             log.info("keys that have no column yet are kept in extra: %s", named)
+
+    def _tell_once(self, what: str, line: str) -> None:
+        with self._lock:
+            is_new = what not in self._told
+            self._told.add(what)
+        if is_new:
+            log.warning("%s", line)
 
 
 class _RefusedToken(Exception):

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -62,6 +62,7 @@ class Page:
 
     `attempts` has the schema `columns.ATTEMPTS`, and holds each SID once. `rejected` has the
     schema `columns.REJECTED`. `sids` are the SIDs of `attempts`. `unknown_keys` went to `extra`.
+    `is_repaired`: some bytes were not UTF-8; they became U+FFFD.
     """
 
     attempts: pa.Table
@@ -69,6 +70,7 @@ class Page:
     rejected: pa.Table = field(default_factory=REJECTED.empty_table)
     unknown_keys: frozenset[str] = frozenset()
     next_page_url: Any = None
+    is_repaired: bool = False
 
 
 def read_page(content: bytes, read_at: datetime) -> Page:
@@ -80,7 +82,8 @@ def read_page(content: bytes, read_at: datetime) -> Page:
     attempts, meta = body.get("attempts"), body.get("meta")
     if not isinstance(attempts, list) or not isinstance(meta, dict) or "next_page_url" not in meta:
         raise Unreadable("Twilio answered 200 with something that is not a page of attempts")
-    return decode(attempts, read_at, meta["next_page_url"])
+    page = decode(attempts, read_at, meta["next_page_url"])
+    return replace(page, is_repaired=not _is_utf8(content))
 
 
 def read_object(content: bytes, what: str) -> dict[str, Any]:
@@ -212,14 +215,25 @@ def _extra(row: Attempt) -> Attempt | None:
 
 
 def _odd_json(content: bytes) -> Any:
-    """Parses JSON that orjson cannot store: lone surrogates, numbers beyond 64 bits.
+    """Parses JSON that orjson cannot store: lone surrogates, numbers beyond 64 bits, bytes that are
+    not UTF-8.
 
-    A lone surrogate becomes U+FFFD, such a number becomes text. None if it is not JSON at all.
+    A lone surrogate and such a byte become U+FFFD, such a number becomes text. None if it is not
+    JSON at all.
     """
+    text = content if _is_utf8(content) else content.decode(errors="replace")
     try:
-        return _storable(json.loads(content, parse_constant=_refuse))
+        return _storable(json.loads(text, parse_constant=_refuse))
     except (ValueError, RecursionError):
         return None
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _refuse(constant: str) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.errors import Failure
+from pipelines.errors import Failure, masked
 from pipelines.twilio.filters import NO_FILTERS, Filters
 from pipelines.twilio.limits import SECOND
 
@@ -67,8 +67,9 @@ def _check_filters(filters: Filters, attempts: pa.Table) -> None:
         is_other = pc.invert(pc.ends_with(found, wanted.lower()))
         others = attempts.filter(is_other)  # drops nulls too
         if others.num_rows:
+            sid = masked(others["sid"][0].as_py())
             raise Failure(
-                f"Twilio answered with attempt {others['sid'][0]}, which does not match the "
-                f"filter {parameter}: it ignores that filter, so nothing of this list is stored; "
-                "remove the filter, or report it to Twilio"
+                f"Twilio answered with attempt {sid}, which does not match the filter {parameter}: "
+                "it ignores that filter, so nothing of this list is stored; remove the filter, or "
+                "report it to Twilio"
             )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import requests
@@ -38,6 +39,10 @@ _WORDS = {  # urllib3's name of an error: our words for it
 }
 
 
+_PROXIES = ("HTTPS_PROXY", "ALL_PROXY")
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
 class TransientFailure(Failure):
     """A failure that a retry may cure.
 
@@ -51,14 +56,33 @@ class TransientFailure(Failure):
         self.is_heavy, self.retry_after = is_heavy, retry_after
 
 
+class Outage:
+    """The time since which no request of any thread had a good answer. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+
+    def begin(self) -> float:
+        """When the outage began, in monotonic seconds: now, unless it has begun before."""
+        began = self._began
+        if began is None:
+            began = self._began = time.monotonic()
+        return began
+
+    def end(self) -> None:
+        self._began = None
+
+
 class Tries:
     """The failures of one request: when they began, and how many in a row were heavy.
 
-    Tries end `give_up_after` seconds after the first failure, or after `heavy_tries` heavy
-    failures in a row. The methods are tenacity's hooks.
+    Tries end `give_up_after` seconds after the outage began, or this request's own first failure
+    (other requests may have good answers meanwhile), or after `heavy_tries` heavy failures in a
+    row. The methods are tenacity's hooks.
     """
 
-    def __init__(self, give_up_after: float, heavy_tries: int | None) -> None:
+    def __init__(self, outage: Outage, give_up_after: float, heavy_tries: int | None) -> None:
+        self._outage = outage
         self._give_up_after, self._heavy_tries = give_up_after, heavy_tries
         self._began: float | None = None  # the first failure: a wait for a slot is no outage
         self._heavy = 0
@@ -70,8 +94,8 @@ class Tries:
         return self._heavy_tries is not None and self._heavy >= self._heavy_tries
 
     def note(self, state: RetryCallState) -> None:
-        if self._began is None:
-            self._began = time.monotonic()
+        began = self._outage.begin()
+        self._began = began if self._began is None else min(began, self._began)
         self._heavy = self._heavy + 1 if _failure(state).is_heavy else 0
 
     def wait(self, state: RetryCallState) -> float:
@@ -94,16 +118,55 @@ def without_answer(error: Exception, host: str) -> Failure:
     It does not quote the error: that names the URL, and the URL may hold a phone number.
     """
     found = _inner(error)
+    misconfigured = _of_the_environment(error)
+    if misconfigured:
+        return Failure(f"no answer from {host}: {misconfigured}")
     tls = next((e for e in (found, *found.args) if isinstance(e, ssl.SSLError)), None)
     if getattr(tls, "reason", None) in ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER"):
         # A retry cannot cure this, and a host that we cannot trust must get no more requests.
         why = getattr(tls, "verify_message", None) or getattr(tls, "reason", None)
-        return Failure(f"no TLS connection to {host} that can be trusted: {why}; check base_url")
+        check = " and ".join(filter(None, ("base_url", _first_set(*_BUNDLES))))
+        return Failure(f"no TLS connection to {host} that can be trusted: {why}; check {check}")
     kind = next((kind for kind in type(found).__mro__ if kind.__name__ in _WORDS), type(found))
     why = f"no answer from {host}: {_WORDS.get(kind.__name__, kind.__name__)}"
+    if kind.__name__ == "ProxyError":
+        why += f" (see {_first_set(*_PROXIES)})"
     if not isinstance(error, _PASSING):
         return Failure(why)
     return TransientFailure(why, is_heavy=kind.__name__ in ("ReadTimeout", "ReadTimeoutError"))
+
+
+def _of_the_environment(error: BaseException) -> str | None:
+    """What is wrong with a proxy or a certificate file that the environment names; None if nothing
+    is. A retry cannot cure it."""
+    said = " ".join(f"{type(cause).__name__} {cause}" for cause in _causes(error))
+    proxy, bundle = _first_set(*_PROXIES), _first_set(*_BUNDLES)
+    if bundle and ("CA certificate bundle" in said or "NO_CERTIFICATE_OR_CRL_FOUND" in said):
+        return f"{bundle} does not name a file of certificates: correct it or unset it"
+    if proxy and "SOCKS support" in said:
+        return f"{proxy} names a SOCKS proxy, which needs the package PySocks: install it in .venv"
+    if proxy and "Tunnel connection failed: 407" in said:
+        return (
+            f"the proxy wants a name and a password: write {proxy}=http://NAME:PASSWORD@HOST:PORT"
+        )
+    if proxy and ("InvalidProxyURL" in said or "InvalidURL" in said):
+        return f"{proxy} is not a URL such as http://HOST:PORT: correct it or unset it"
+    return None
+
+
+def _first_set(*names: str) -> str | None:
+    """The first of these environment variables that is set, in capitals or not."""
+    spelled = (spelling for name in names for spelling in (name, name.lower()))
+    return next((name for name in spelled if os.environ.get(name)), None)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and those in it: requests and urllib3 wrap one in another."""
+    yield error
+    inner = (*error.args, getattr(error, "reason", None), error.__cause__)
+    for cause in inner:
+        if isinstance(cause, BaseException):
+            yield from _causes(cause)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -5,37 +5,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from typing import Any, TypeVar
 
 import orjson
-import requests
-import urllib3
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from pipelines.errors import Failure, Misuse, Unreadable, redact
+from pipelines.errors import Failure, Misuse, Unreadable, masked
+from pipelines.twilio.base_url import checked_base
 from pipelines.twilio.clock import Clock
+from pipelines.twilio.connection import MOST_BYTES, Answer, Connection, TooLarge
 from pipelines.twilio.credentials import Credentials
-from pipelines.twilio.limits import DEFAULT_BASE_URL
 from pipelines.twilio.pacing import Pacer
-from pipelines.twilio.retries import TransientFailure, Tries, retry_after, without_answer
+from pipelines.twilio.retries import Outage, TransientFailure, Tries, retry_after, without_answer
 
-_LONGEST_ANSWER = 60.0  # seconds for a whole answer, or three timeouts if longer
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 T = TypeVar("T")
 
 log = logging.getLogger("verify_sync")
-
-
-class Answer(NamedTuple):
-    """A whole HTTP response."""
-
-    status: int
-    reason: str
-    headers: Mapping[str, str]
-    content: bytes
 
 
 class ApiError(Failure):
@@ -45,15 +32,15 @@ class ApiError(Failure):
         body = _error_of(answer)
         self.status = answer.status
         self.code = body.get("code")
+        said = body.get("message") or answer.reason or "no message"
         told = {
             "code": self.code,
             "see": body.get("more_info"),
             "request": answer.headers.get("Twilio-Request-Id"),
         }
-        details = [f"{name} {value}" for name, value in told.items() if value]
-        message = " ".join(str(body.get("message") or answer.reason or "no message").split())
+        details = [f"{name} {masked(str(value))}" for name, value in told.items() if value]
         where = f" ({', '.join(details)})" if details else ""
-        super().__init__(redact(f"Twilio answered {self.status}: {message}{where}{hint}"))
+        super().__init__(f"Twilio answered {self.status}: {masked(str(said))}{where}{hint}")
 
 
 class RefusedCredentials(ApiError, Misuse):
@@ -83,7 +70,8 @@ class Transport:
 
     Failures that may pass are retried for `give_up_after` seconds: 429 (the request was not
     processed), 5xx (a GET changes nothing), connections refused or broken, `timeout` seconds
-    without a byte, bodies that are cut off or unreadable.
+    without a byte, answers that are cut off, too large, too slow or unreadable. These seconds are
+    those of the outage: a later request does not wait for as long again.
     """
 
     def __init__(
@@ -102,6 +90,7 @@ class Transport:
         self._clock = clock
         self._timeout = timeout
         self._give_up_after = give_up_after
+        self._outage = Outage()
         self._local = threading.local()
         self._lock = threading.Lock()
         self._told = 0  # the highest try number logged since the last good answer
@@ -119,7 +108,7 @@ class Transport:
         cure, TooHeavy after `heavy_tries` 5xx or timeouts in a row, Failure if Twilio's clock
         differs or if `give_up_after` seconds of retries brought no good answer.
         """
-        tries = Tries(self._give_up_after, heavy_tries)
+        tries = Tries(self._outage, self._give_up_after, heavy_tries)
         retrying = Retrying(
             retry=retry_if_exception_type(TransientFailure),
             after=tries.note,
@@ -150,6 +139,7 @@ class Transport:
             self._clock.check(answer.headers.get("Date"), time.monotonic() - started)
             try:
                 found = read(answer.content)
+                self._outage.end()
                 self._told = 0
                 return found
             except Unreadable as unreadable:
@@ -167,31 +157,21 @@ class Transport:
 
     def _send(self, url: str, parameters: Mapping[str, str]) -> Answer:
         auth = (self._credentials.username, self._credentials.password)
-        until = time.monotonic() + max(_LONGEST_ANSWER, 3 * self._timeout)
         try:
-            with self._session().get(
-                url,
-                params=parameters,
-                auth=auth,
-                timeout=self._timeout,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                whole = response.is_redirect  # then requests has already read the body
-                content = response.content if whole else b"".join(_parts(response, until))
-            status, reason = response.status_code, response.reason or ""
-            return Answer(status, reason, response.headers, content)
-        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' errors are OSErrors
+            return self._connection().get(url, parameters, auth)
+        except TooLarge:
+            why = f"the answer has more than {MOST_BYTES >> 20} MB"
+            raise TransientFailure(why, is_heavy=True) from None
+        except Exception as error:  # requests lets some errors of Python's own through
             raise without_answer(error, self.base.netloc) from None
 
-    def _session(self) -> requests.Session:
-        """One session per thread: requests does not promise that sessions are thread-safe."""
-        if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
-            if self.base.hostname in _LOOPBACK:
-                self._local.session.trust_env = False  # no proxy: loopback is on this machine
-        session: requests.Session = self._local.session
-        return session
+    def _connection(self) -> Connection:
+        """One connection per thread: requests does not promise that sessions are thread-safe."""
+        if not hasattr(self._local, "connection"):
+            longest = longest_answer(self._timeout)
+            self._local.connection = Connection(self._timeout, longest, self.base.is_local)
+        connection: Connection = self._local.connection
+        return connection
 
     def _tell(self, state: RetryCallState) -> None:
         """Logs one line for each further try, even if several threads wait for the same outage."""
@@ -209,18 +189,14 @@ class Transport:
             setattr(self.counts, what, getattr(self.counts, what) + 1)
 
 
-def _parts(response: requests.Response, until: float) -> Iterator[bytes]:
-    """The body in parts. Raises ReadTimeout at `until`: `timeout` limits each part only, so a very
-    slow body would never end."""
-    while part := response.raw.read1(2**16, decode_content=True):
-        yield part
-        if time.monotonic() > until:
-            raise requests.ReadTimeout
+def longest_answer(timeout: float) -> float:
+    """Seconds for a whole answer: from the connection to its last byte."""
+    return max(60.0, 3 * timeout)
 
 
 def _described(answer: Answer) -> str:
-    kind = answer.headers.get("Content-Type", "no content type")
-    request = answer.headers.get("Twilio-Request-Id", "without a Twilio ID")
+    kind = masked(answer.headers.get("Content-Type", "no content type"))
+    request = masked(answer.headers.get("Twilio-Request-Id", "without a Twilio ID"))
     return f"{kind}, {len(answer.content):,} bytes, request {request}"
 
 
@@ -228,22 +204,6 @@ def _error_of(answer: Answer) -> dict[str, Any]:
     """Twilio's description of an error; empty if the body is not a JSON object."""
     try:
         body = orjson.loads(answer.content)
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError:  # also for what is not UTF-8
         return {}
     return body if isinstance(body, dict) else {}
-
-
-def checked_base(url: str) -> SplitResult:
-    """A base_url in parts. Raises Misuse if credentials must not be sent to it."""
-    try:
-        parts = urlsplit(url)
-        requests.Request("GET", url).prepare()
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        usable = usable and all(0 < len(label) < 64 for label in (parts.hostname or "").split("."))
-    except (ValueError, requests.RequestException):
-        usable = False
-    if not usable or parts.username or parts.password:
-        raise Misuse(f"base_url is not a URL such as {DEFAULT_BASE_URL}")
-    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        raise Misuse("base_url must be https: plain http is allowed to loopback only")
-    return parts._replace(path=parts.path.rstrip("/"), query="", fragment="")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import duckdb
 
-from pipelines.errors import Failure, advised, first_line, masked, redact
+from pipelines.errors import Failure, advised, cut, first_line, masked, printable, redact
 from pipelines.text import counted, text_of, typed
 from pipelines.warehouse.connections import Connection, is_damage
 from pipelines.warehouse.database import MIB, Database
@@ -36,6 +36,7 @@ _PERSONAL = re.compile(
 )
 _COUNTS = 10**9  # whole numbers below it are counts, not phone numbers
 _SHOWN = 20  # rows shown of each check
+_SHOWN_OF_A_VALUE = 100  # characters
 
 
 @dataclass(frozen=True)
@@ -165,4 +166,4 @@ def _impersonal(value: object) -> object:
         return value
     if isinstance(value, Decimal) and (abs(value) < _COUNTS or value % 1):
         return value
-    return _PERSONAL.sub("[redacted]", str(value))
+    return _PERSONAL.sub("[redacted]", cut(printable(str(value)), _SHOWN_OF_A_VALUE))

@@ -24,7 +24,7 @@ from dlt.common.exceptions import DltException
 from dlt.common.runtime.run_context import RunContext
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from pipelines.errors import Failure, advised, first_line
+from pipelines.errors import Failure, advised, first_line, masked
 from pipelines.interrupt import held
 from pipelines.reading.package import Package
 from pipelines.reading.raw_tables import TABLES
@@ -238,9 +238,9 @@ def _why(error: PipelineStepFailed) -> str:
     """Returns the cause's own message, without dlt's traceback before and advice after it."""
     cause = list(causes(error))[-1]
     if isinstance(cause, (duckdb.Error, OSError)):
-        return first_line(cause)
+        return masked(first_line(cause))
     lines = re.findall(r"^[\w.]+(?:Error|Exception): (.+)", str(cause), re.MULTILINE)
-    return lines[-1] if lines else first_line(cause)
+    return masked(lines[-1] if lines else first_line(cause))
 
 
 def _forget_loaded(working_folder: Path) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from pipelines.errors import Failure, first_line, redact
+from pipelines.errors import Failure, first_line, printable, redact
 from pipelines.interrupt import was_interrupted
 from pipelines.twilio.transport import Counts
 from pipelines.warehouse.connections import Connection
@@ -85,7 +85,7 @@ class Run:
             self.end(INTERRUPTED)
         else:
             kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
-            self.end(FAILED, redact(kind + first_line(error)))
+            self.end(FAILED, redact(printable(kind + first_line(error))))
 
     def holder(self) -> LockHolder:
         """Returns what the lock file says of this run to others that want the warehouse."""

@@ -70,8 +70,8 @@ def test_a_misuse_is_told_at_once(argv: list[str]) -> None:
     ("argv", "more"),
     [
         (["sql", "select 17 as seventeen"], ""),
-        (["status"], " numpy"),
-        (["check"], " numpy"),
+        (["status"], " numpy requests"),
+        (["check"], " numpy requests"),
         (["export", "FOLDER"], ""),
     ],
     ids=["sql", "status", "check", "export"],
@@ -83,4 +83,4 @@ def test_who_asks_does_not_wait_for_what_only_a_sync_needs(
     argv = [str(tmp_path / "there") if word == "FOLDER" else word for word in argv]
     told, end = imported(*argv, **environment_of(world))
     assert told
-    assert end == f"ends with 0 has duckdb{more} requests"
+    assert end == f"ends with 0 has duckdb{more}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.reading import sizing as sizing_module
 from pipelines.reading.defaults import default_concurrency
 from pipelines.reading.sizing import (
     LAST_PAGES,
@@ -46,6 +48,7 @@ def summaries(world: World) -> list[Request]:
 
 def slices_of(world: World, concurrency: int = 4) -> list[Slice]:
     client = connect(world.settings, Clock(world.now))
+    client.attempts = 10**9  # as if all slices were read
     with client, Sizing(client, world.settings.filters, concurrency) as sizing:
         return list(sizing.cut(sizing.measured(due_windows(world))))
 
@@ -245,9 +248,36 @@ def test_counts_that_make_no_sense_are_not_asked_for_ever(
     world.settings = replace(world.settings, page_size=12)
     with caplog.at_level("INFO", logger="verify_sync"):
         world.sync()
-    assert "Twilio's counts make no sense; a slice is read without more cuts" in caplog.messages
-    assert 40 < len(summaries(world)) < 150
+    assert "Twilio's counts make no sense: reading without them" in caplog.messages
+    assert len(summaries(world)) < 10
     assert world.stored() == world.truth()
+
+
+@pytest.mark.parametrize("lie", ["ignores its dates", "counts a thousand times", "says anything"])
+def test_no_count_makes_a_plan_cost_more_than_without_counts(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
+    monkeypatch.setattr(sizing_module, "USUAL_PAGES", 3)
+    monkeypatch.setattr(sizing_module, "MOST_PAGES", 4)
+    world = make_world(attempts=500)
+    world.settings = replace(world.settings, page_size=12)
+    answer = world.sandbox.answer
+
+    def answering(path: str, parameters: dict[str, str], *rest: Any) -> str:
+        if not path.endswith("/Summary"):
+            return answer(path, parameters, *rest)
+        if lie == "ignores its dates":
+            return answer(path, {}, *rest)
+        many = 10**7 if lie == "says anything" else 1000
+        body = json.loads(answer(path, parameters, *rest))
+        body["total_attempts"] = body["total_attempts"] * 1000 if many == 1000 else many
+        return json.dumps(body)
+
+    world.sandbox.answer = answering  # type: ignore[method-assign]
+    world.sync()
+    assert world.stored() == world.truth()
+    pages = 500 / 12 + 31  # of a plan without counts: a last page for each day
+    assert len(pages_asked(world)) + len(summaries(world)) < 2 * pages + 20
 
 
 def test_a_summary_too_large_to_be_answered_is_asked_by_day(

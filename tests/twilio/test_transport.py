@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from typing import Any
 import pytest
 
 from pipelines.errors import Failure
-from pipelines.twilio import retries, transport
+from pipelines.twilio import connection, retries, transport
 from pipelines.twilio.client import Client, Summary
 from pipelines.twilio.clock import Clock
 from pipelines.twilio.credentials import Credentials
@@ -180,29 +181,166 @@ def test_only_failures_in_a_row_are_too_heavy(waits: Time) -> None:
         assert client._transport.get(client._list, {}, bytes, heavy_tries=3) == SUMMARY
 
 
-def test_an_answer_that_never_ends_is_tried_again(
-    waits: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A byte now and then keeps the read timeout from expiring."""
-    caplog.set_level(logging.INFO, "verify_sync")
-    hours = itertools.count()  # each look at the clock is an hour later
+TRICKLES = {
+    "handshake": b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc\x03\x03",
+    "status line": b"HTTP/1.1 200 O",
+    "headers": b"HTTP/1.1 200 OK\r\nX-Padding: ",
+    "body": b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n",
+    "body without an end": b"HTTP/1.0 200 OK\r\n\r\n",
+    "body of a redirect": b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 9999999\r\n\r\n",
+    "body of an error": b"HTTP/1.1 401 No\r\nContent-Length: 9999999\r\n\r\n",
+    "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+}
 
-    def trickle(self: Any) -> None:
-        self.send_response_only(200)
-        self.send_header("Content-Length", "999")
-        self.end_headers()
+
+@contextmanager
+def trickling(begin: bytes) -> Iterator[str]:
+    """A server that sends `begin` and then a byte now and then, for ever."""
+    ended = threading.Event()
+
+    def serve(place: socket.socket) -> None:
+        with suppress(OSError), place:
+            place.sendall(begin)
+            while not ended.wait(0.02):
+                place.sendall(b"1")
+
+    def accept(server: socket.socket) -> None:
         with suppress(OSError):
             while True:
-                self.wfile.write(b"[")
-                time.sleep(0.02)
+                threading.Thread(target=serve, args=[server.accept()[0]], daemon=True).start()
 
-    with asking(GOOD, give_up_after=2) as (client, _):
-        passing = SimpleNamespace(monotonic=lambda: 3600.0 * next(hours))
-        monkeypatch.setattr(transport, "time", passing)
-        monkeypatch.setattr(_Handler, "do_GET", trickle)
-        with pytest.raises(Failure, match="not all of it came in time"):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=accept, args=[server], daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        ended.set()
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("part", TRICKLES)
+def test_an_answer_that_never_ends_is_tried_again(
+    waits: Time, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """A byte now and then keeps the read timeout from expiring."""
+    monkeypatch.setattr(transport, "longest_answer", lambda _: 0.3)
+    scheme = "https" if part == "handshake" else "http"
+    with trickling(TRICKLES[part]) as place:
+        with (
+            client_of(f"{scheme}://{place}", give_up_after=2) as client,
+            pytest.raises(Failure, match="not all of it came in time; gave up after 2 s"),
+        ):
             client.summary()
         assert client.counts.retries >= 1
+
+
+def test_a_connection_that_was_kept_is_ended_too(
+    waits: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "longest_answer", lambda _: 0.5)
+    monkeypatch.setattr(_Handler, "protocol_version", "HTTP/1.1")
+    answers = [GOOD, GOOD, (200, {"Content-Length": "999"}, SUMMARY), GOOD]
+    with asking(*answers) as (client, server):
+        assert {client.summary() for _ in range(3)} == {Summary(3, 2, 1)}
+        assert (server.asked, client.counts.retries) == (4, 1)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity"])
+def test_an_answer_that_is_too_large_is_not_read(
+    waits: Time, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """A kilobyte may hold a megabyte."""
+    monkeypatch.setattr(connection, "MOST_BYTES", 2**20)
+    huge = bytes(50 * 2**20)
+    packed = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes}[encoding](huge)
+    with asking((200, {"Content-Encoding": encoding}, packed), give_up_after=3) as (client, _):
+        tracemalloc.start()
+        with pytest.raises(Failure, match="the answer has more than 16 MB"):
+            client._transport.get(client._list, {}, bytes)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 8 * 2**20
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "nonsense"])
+def test_an_answer_in_an_encoding_that_was_not_asked_for_is_damaged(
+    waits: Time, encoding: str
+) -> None:
+    with (
+        asking((200, {"Content-Encoding": encoding}, SUMMARY), give_up_after=3) as (client, _),
+        pytest.raises(Failure, match="the answer was damaged"),
+    ):
+        client.summary()
+
+
+@pytest.mark.parametrize("place", [b"/\xff\xfe", b"http://[::1", b"", b"//", b"/" * 9_000, b"\x01"])
+def test_an_odd_redirect_is_an_error_like_any_other(waits: Time, place: bytes) -> None:
+    headers = {"Location": place.decode("latin-1")}
+    with asking((302, headers, b""), GOOD) as (client, server):
+        with pytest.raises(ApiError, match="Twilio answered 302"):
+            client.summary()
+        assert server.asked == 1
+
+
+def proxy(status: int) -> type[BaseHTTPRequestHandler]:
+    class Proxy(BaseHTTPRequestHandler):
+        def do_CONNECT(self) -> None:
+            self.send_response_only(status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Proxy
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"REQUESTS_CA_BUNDLE": "/nowhere"}, "REQUESTS_CA_BUNDLE does not name a file of cert"),
+        ({"CURL_CA_BUNDLE": "/nowhere"}, "CURL_CA_BUNDLE does not name a file of certificates"),
+        ({"REQUESTS_CA_BUNDLE": __file__, "HTTPS_PROXY": "200"}, "REQUESTS_CA_BUNDLE does not"),
+        ({"HTTPS_PROXY": "407"}, "write HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT"),
+        ({"all_proxy": "407"}, "write all_proxy=http://NAME:PASSWORD@HOST:PORT"),
+        ({"https_proxy": "socks5://127.0.0.1:1"}, "https_proxy names a SOCKS proxy, which needs"),
+        ({"HTTPS_PROXY": "http://"}, "HTTPS_PROXY is not a URL such as"),
+        ({"HTTPS_PROXY": "http://[::1"}, "HTTPS_PROXY is not a URL such as"),
+        ({"ALL_PROXY": "ftp://127.0.0.1:9"}, "ALL_PROXY is not a URL such as"),
+        ({"HTTPS_PROXY": "http://secret-name:secret-word@127.0.0.1:999999"}, "HTTPS_PROXY is not"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_told_at_once(
+    waits: Time, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], told: str
+) -> None:
+    for name in ("HTTPS_PROXY", "ALL_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    answers = [int(value) for value in variables.values() if value.isdecimal()]
+    with ThreadingHTTPServer(("127.0.0.1", 0), proxy(*answers or [407])) as server:
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        for name, value in variables.items():
+            monkeypatch.setenv(name, here if value.isdecimal() else value)
+        with client_of("https://verify.invalid") as client:
+            with pytest.raises(Failure, match=r"no answer from verify\.invalid") as caught:
+                client.summary()
+            assert client.counts.requests == 1
+        server.shutdown()
+    assert told in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_proxy_that_is_down_is_named_and_waited_for(
+    waits: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with nobody_listening() as place:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{place.getsockname()[1]}")
+        with (
+            client_of("https://verify.invalid", give_up_after=5) as client,
+            pytest.raises(
+                Failure, match=r"the proxy did not pass it on \(see HTTPS_PROXY\); gave up"
+            ),
+        ):
+            client.summary()
+        assert client.counts.retries
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity"])
@@ -449,3 +587,58 @@ def test_an_outage_is_one_line_a_try_and_not_one_a_thread(
         client.summary()
         client.summary()  # after a good answer, a failure is a new outage
         assert caplog.text.count("trying again") == 5
+
+
+def test_an_outage_is_waited_out_once_and_not_by_each_question(waits: Time) -> None:
+    with asking(error(503), give_up_after=20) as (client, _):
+        for ask in (client.summary, client.read, lambda: client.fetch("VL" + "0" * 32)):
+            with pytest.raises(Failure, match="gave up after 20 s"):
+                ask()
+        assert 20 <= waits.elapsed < 45
+
+
+def test_a_good_answer_ends_an_outage(waits: Time) -> None:
+    bad = [error(503)] * 3
+    with asking(*bad, GOOD, *bad, GOOD, *bad, GOOD, give_up_after=15) as (client, _):
+        for _ in range(3):  # together longer than 15 s
+            waits.elapsed += 10
+            assert client.summary() == Summary(3, 2, 1)
+
+
+def test_a_question_that_always_fails_is_given_up_though_others_are_answered(waits: Time) -> None:
+    class Partly(_Handler):
+        def do_GET(self) -> None:
+            is_summary = self.path.startswith("/v2/Attempts/Summary")
+            self.server.script = iter([error(503) if is_summary else GOOD])
+            super().do_GET()
+
+    with asking(GOOD, give_up_after=20) as (client, server):
+        server.RequestHandlerClass = Partly
+        with ThreadPoolExecutor(1) as threads:
+            failing = threads.submit(client.summary)
+            while not failing.done():
+                client._transport.get(client._list, {}, bytes)
+            with pytest.raises(Failure, match="gave up after 20 s"):
+                failing.result()
+
+
+def test_a_clock_that_cannot_be_checked_is_told_once(
+    waits: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    with asking(GOOD) as (client, _):
+        client.summary()
+        client.summary()
+    assert caplog.text.count("this machine's clock could not be checked") == 1
+    caplog.clear()
+    with asking((200, {"Date": http_date(0)}, SUMMARY)) as (client, _):
+        client.summary()
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("length", [10_000, 1_000_000])
+def test_an_error_of_any_length_is_cut(waits: Time, length: int) -> None:
+    body = json.dumps({"message": "call+" * (length // 5), "code": "9" * length}).encode()
+    with asking((400, {"Twilio-Request-Id": "a" * 9_000}, body)) as (client, _):
+        with pytest.raises(ApiError) as caught:
+            client.summary()
+        assert len(str(caught.value)) < 2_000
