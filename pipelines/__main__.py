@@ -18,16 +18,15 @@ def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
     """Runs one command at `now` (aware; default: the clock, read once); returns the exit code."""
     try:
         arguments = parser().parse_args(argv)
+        log_to_stderr(arguments)
     except KeyboardInterrupt:  # while the commands are imported
         print(f"verify-sync: {INTERRUPTED}", file=sys.stderr)
         return 1
-    log_to_stderr(arguments)
     try:
         from pipelines.settings import load_settings  # here: slow to import
 
         arguments.run(arguments, load_settings(), now or datetime.now(timezone.utc))
-        if sys.stdout:  # None if it is closed
-            sys.stdout.flush()  # fails here if the output cannot be written
+        sys.stdout.flush()  # fails here if the output cannot be written
     except KeyboardInterrupt:
         return report(arguments, 1, arguments.interrupted)
     except Failure as failure:
@@ -47,15 +46,36 @@ def main(argv: Sequence[str] | None = None, now: datetime | None = None) -> int:
 
 def entry(argv: Sequence[str] | None = None, now: datetime | None = None) -> None:
     """The console script: runs `main`, which a signal ends cleanly, and exits the process."""
-    heed_signals()
-    _forget_variables()
-    code = main(argv, now)
-    ignore_signals()
-    with suppress(OSError, AttributeError):
+    code = None
+    try:
+        os.umask(0o077)  # what a run writes holds phone numbers: for its owner only
+        _open_streams()
+        _forget_variables()
+        heed_signals()
+        code = main(argv, now)
+        ignore_signals()
+    except KeyboardInterrupt:  # just before or after the work
+        ignore_signals()
+        if code is None:
+            print(f"verify-sync: {INTERRUPTED}", file=sys.stderr)
+    with suppress(OSError):
         sys.stdout.flush()
     # All files are closed. Skip interpreter shutdown: it takes 0.3 s, and longer after a failed run
     # if a reader thread still waits for its next try.
-    os._exit(code)
+    os._exit(1 if code is None else code)
+
+
+def _open_streams() -> None:
+    """Opens what the caller has closed (`2>&-`): otherwise the next file that is opened gets its
+    number. Lets no character fail: a stream escapes what its encoding lacks."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            mode = os.O_RDONLY if number == 0 else os.O_WRONLY
+            os.dup2(os.open(os.devnull, mode), number)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
+        elif number and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _forget_variables() -> None:

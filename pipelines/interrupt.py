@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 INTERRUPTED = "interrupted; loaded data is kept: run the command again to continue"
 
-_told, _held = threading.Event(), threading.Event()
+# Plain flags: a second signal may come inside of the first one's handler, and there the lock of a
+# threading.Event would wait for itself.
+_is_told = _is_held = False
 
 
 def heed_signals() -> None:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt; a second one ends the process at once."""
+    """The first Ctrl-C or SIGTERM raises KeyboardInterrupt. Later ones change nothing.
+
+    A service manager and `make` may both pass on the same stop, so a second signal does not mean
+    that somebody is in a hurry.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell may ignore it for background jobs
             signal.signal(number, _stop)
@@ -29,19 +34,26 @@ def ignore_signals() -> None:
 
 def was_interrupted() -> bool:
     """Whether a signal came. DuckDB turns a signal into an error of its own."""
-    return _told.is_set()
+    return _is_told
+
+
+def check() -> None:
+    """Raises KeyboardInterrupt if a signal came. Long loops call it: an exception that comes while
+    Python cleans up an object is lost."""
+    if _is_told:
+        raise KeyboardInterrupt
 
 
 @contextmanager
 def held() -> Iterator[None]:
     """Delays the first signal: it raises KeyboardInterrupt at the end of the `with` block."""
-    _held.set()
+    global _is_held
+    _is_held = True
     try:
         yield
     finally:
-        _held.clear()
-    if _told.is_set():
-        raise KeyboardInterrupt
+        _is_held = False
+    check()
 
 
 @contextmanager
@@ -75,10 +87,9 @@ def cancelling(cancel: Callable[[], None]) -> Iterator[None]:
 
 
 def _stop(*_: object) -> None:
-    if _told.is_set():
-        sys.stderr.write(f"verify-sync: {INTERRUPTED}\n")
-        sys.stderr.flush()
-        os._exit(1)
-    _told.set()
-    if not _held.is_set():
+    global _is_told
+    if _is_told:
+        return
+    _is_told = True
+    if not _is_held:
         raise KeyboardInterrupt

@@ -73,11 +73,11 @@ def show(
     A table has only the columns that fit on a screen beside whole SIDs. csv and json have more
     columns, and times with a zone.
     """
-    import duckdb
     import pyarrow as pa
 
     from pipelines.commands._results import run_query
     from pipelines.twilio.clock import Clock
+    from pipelines.warehouse.connections import connect as connect_database
     from pipelines.warehouse.ingest import connect
     from pipelines.warehouse.tables import create_raw
     from pipelines.warehouse.views import create_views
@@ -88,8 +88,7 @@ def show(
     rejected = sum(page.rejected.num_rows for page in pages)
     if rejected:
         log.warning("%d rows are not shown: they have no usable sid or date_created", rejected)
-    with duckdb.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
+    with connect_database() as connection:
         create_raw(connection, attempts)
         create_views(connection, settings)
         columns = _TABLE if style == "table" else _DATA

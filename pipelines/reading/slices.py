@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import pyarrow as pa
 
+from pipelines import interrupt
 from pipelines.errors import Failure
 from pipelines.reading.defaults import CONCURRENCY
 from pipelines.reading.package import SliceRead
@@ -87,6 +88,7 @@ class _Readers:
             else:
                 unfinished = [chain.read for chain in self._chains if not chain.read.done()]
                 wait(unfinished, timeout=1, return_when=FIRST_COMPLETED)
+                interrupt.check()
                 self._progress.tick()
 
     def complete(self) -> list[SliceRead]:

@@ -23,7 +23,7 @@ from pipelines.errors import Failure, advised, cut, first_line, masked, printabl
 from pipelines.text import counted, text_of, typed
 from pipelines.warehouse.connections import Connection, is_damage
 from pipelines.warehouse.database import MIB, Database
-from pipelines.warehouse.own_sql import CHECKS, own_files
+from pipelines.warehouse.own_sql import CHECKS, own_files, sql_files
 from pipelines.warehouse.views import sql_folder
 
 FAIL, WARN = "fail", "warn"
@@ -59,7 +59,7 @@ class CheckResult:
 
 def check_files() -> list[Path]:
     """Returns verify-sync's own check files, sorted by name."""
-    return sorted((sql_folder() / CHECKS).glob("*.sql"))
+    return sql_files(sql_folder() / CHECKS)
 
 
 def check(database: Database, now: datetime, own: Path | None = None) -> list[CheckResult]:
@@ -79,7 +79,7 @@ def run_checks(connection: Connection, now: datetime, own: Path | None = None) -
     Personal data in the rows is redacted. A check that cannot run counts as if it had found rows.
     But a check that runs out of memory is only a warning.
     """
-    connection.execute(f"set timezone = 'UTC'; set variable now = timestamptz '{now.isoformat()}'")
+    connection.execute(f"set variable now = timestamptz '{now.isoformat()}'")
     ours = check_files()
     taken = {file.stem for file in ours}
     return [

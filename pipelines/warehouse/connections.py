@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 
 from pipelines.errors import Failure, advised, first_line
 
 Connection = duckdb.DuckDBPyConnection
-OFFLINE: dict[str, str | bool | int | float | list[str]] = {
-    "autoinstall_known_extensions": False,  # else DuckDB downloads one for a SQLite file
-}
+_OFFLINE = {"autoinstall_known_extensions": False}  # else DuckDB downloads one for a SQLite file
 T = TypeVar("T")
+_NEWER = "Trying to read a database file with version number"  # of a newer DuckDB
 _DAMAGED = (
     "Corrupt database",
     "Failure while replaying WAL",
@@ -24,9 +23,11 @@ _DAMAGED = (
     "not a valid DuckDB",
     "Could not read enough bytes",
     "sqlite_scanner",  # a SQLite file
+    _NEWER,
 )
 
 # DuckDB's errors that concern a file. Other errors quote values, such as what cannot be converted.
+# A damaged block gives a plain duckdb.Error.
 _OF_FILES = (
     duckdb.IOException,
     duckdb.SerializationException,
@@ -44,11 +45,20 @@ class OpenElsewhere(Failure):
 
 
 class Damaged(Failure):
-    """The file is damaged, or is not a DuckDB database."""
+    """The file is damaged, is not a DuckDB database, or only a newer DuckDB can read it."""
 
 
 class LostRows(Damaged):
     """A load has deleted attempts."""
+
+
+def connect(file: Path | None = None, read_only: bool = False, **options: Any) -> Connection:
+    """Opens the database, or one in memory. Its times are in UTC, whatever the machine's zone: some
+    zones are known to DuckDB, but not to Python."""
+    database = ":memory:" if file is None else str(file)
+    connection = duckdb.connect(database, read_only=read_only, config={**_OFFLINE, **options})
+    connection.execute("set global timezone = 'UTC'")
+    return connection
 
 
 def ask(
@@ -77,7 +87,8 @@ def _attached(file: Path) -> Iterator[Connection]:
 
     Creating an instance takes four times as long as a query, and a run sends eight queries.
     """
-    instance = _idle.pop() if _idle else duckdb.connect(config=_spilling_beside(file))
+    # Spill files go beside `file`: an instance in memory uses the current folder by default.
+    instance = _idle.pop() if _idle else connect(temp_directory=f"{file}.tmp")
     try:
         with instance.cursor() as connection:
             connection.execute(f"attach '{quoted(file)}' as asked (read_only)")
@@ -94,13 +105,8 @@ def _attached(file: Path) -> Iterator[Connection]:
 @contextmanager
 def _opened(file: Path) -> Iterator[Connection]:
     """A read-only connection to `file` from a new instance. Closing it deletes its spill files."""
-    with duckdb.connect(str(file), read_only=True, config=OFFLINE) as connection:
+    with connect(file, read_only=True) as connection:
         yield connection
-
-
-def _spilling_beside(file: Path) -> dict[str, str | bool | int | float | list[str]]:
-    """Puts spill files beside `file`. An in-memory instance uses the current folder by default."""
-    return {**OFFLINE, "temp_directory": f"{file}.tmp"}
 
 
 def unusable(file: Path, error: duckdb.Error) -> Failure:
@@ -110,7 +116,12 @@ def unusable(file: Path, error: duckdb.Error) -> Failure:
             f"{file} is open in another process, perhaps another run; try again later"
         )
     if is_damage(error):
-        return Damaged(f"{file} is damaged or not a database ({first_line(error)})")
+        what = (
+            "was written by a newer DuckDB"
+            if _NEWER in str(error)
+            else "is damaged or not a database"
+        )
+        return Damaged(f"{file} {what} ({first_line(error)})")
     return Failure(f"{file} cannot be used: {advised(first_line(error))}")
 
 
@@ -121,7 +132,10 @@ def is_damage(error: BaseException) -> bool:
     """
     return any(
         isinstance(cause, Damaged)
-        or (isinstance(cause, _OF_FILES) and any(words in str(cause) for words in _DAMAGED))
+        or (
+            (type(cause) is duckdb.Error or isinstance(cause, _OF_FILES))
+            and any(words in str(cause) for words in _DAMAGED)
+        )
         for cause in causes(error)
     )
 

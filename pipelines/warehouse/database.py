@@ -11,12 +11,12 @@ from typing import Any
 import duckdb
 
 from pipelines.warehouse.connections import (
-    OFFLINE,
     Connection,
     Damaged,
     OpenElsewhere,
     T,
     ask,
+    connect,
     unusable,
 )
 from pipelines.warehouse.tables import SCHEMA
@@ -24,7 +24,6 @@ from pipelines.warehouse.tables import SCHEMA
 MIB = 2**20
 _MEMORY = "128MB"
 _LOADING = {
-    **OFFLINE,
     "memory_limit": _MEMORY,
     "checkpoint_threshold": "64MB",  # each checkpoint rewrites what the last packages changed
 }
@@ -112,7 +111,7 @@ class Database:
         until = time.monotonic() + patience
         while True:
             try:
-                return duckdb.connect(str(self.loading), config=self._options())
+                return connect(self.loading, **self._options())
             except duckdb.IOException as error:
                 if not isinstance(unusable(self.loading, error), OpenElsewhere) or (
                     time.monotonic() > until

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from pipelines.warehouse.connections import OFFLINE, Connection, quoted, unusable
+from pipelines.warehouse.connections import Connection, connect, quoted, unusable
 from pipelines.warehouse.tables import SCHEMA
 
 
@@ -20,7 +20,7 @@ def copied(source: Path, target: Path) -> Path:
     `put` then replaces `target` by it. Raises Damaged, OpenElsewhere or another Failure.
     """
     try:
-        with duckdb.connect(config=OFFLINE) as connection:
+        with connect() as connection:
             connection.execute(f"attach '{quoted(source)}' as source (read_only)")
             return copied_database(connection, "source", target)
     except duckdb.Error as error:
@@ -29,6 +29,7 @@ def copied(source: Path, target: Path) -> Path:
 
 def copied_database(connection: Connection, name: str, target: Path, options: str = "") -> Path:
     """Copies the attached database `name`, compacted and with its views. Otherwise as `copied`."""
+    target = target.resolve()  # a link is followed: the copy must be on the same file system
     fresh = target.with_name(target.name + ".new")
     _remove(fresh)
     try:
@@ -45,15 +46,35 @@ def copied_database(connection: Connection, name: str, target: Path, options: st
 
 
 def put(fresh: Path, target: Path) -> None:
-    """Replaces `target` atomically. Readers that have the old file open keep it.
+    """Replaces `target` atomically, with its owner, group and mode. Follows a link. Readers that
+    have the old file open keep it.
 
     Another program that wrote to the old file may have left a log (.wal) beside it. With that log
     the new file cannot be opened. The log is deleted before the replacement, in case this run is
     killed in between, and once more after it, in case the other program still writes.
     """
-    wal_of(target).unlink(missing_ok=True)
-    os.replace(fresh, target)
-    wal_of(target).unlink(missing_ok=True)
+    real = target.resolve()
+    logs = {wal_of(target), wal_of(real)}  # DuckDB writes it beside the name that it was given
+    _give_to_owner(fresh, real)
+    for log in logs:
+        log.unlink(missing_ok=True)
+    os.replace(fresh, real)
+    for log in logs:
+        log.unlink(missing_ok=True)
+
+
+def _give_to_owner(fresh: Path, replaced: Path) -> None:
+    """Gives the new file the owner, group and mode of the one that it replaces."""
+    if not replaced.exists():
+        return
+    of = replaced.stat()
+    mode = of.st_mode & 0o777
+    for owner, group in ((-1, of.st_gid), (of.st_uid, -1)):
+        with suppress(PermissionError):  # only root can give a file away
+            os.chown(fresh, owner, group)
+    if fresh.stat().st_gid != of.st_gid:
+        mode &= ~0o070  # nobody of another group may read it
+    fresh.chmod(mode)
 
 
 def wal_of(file: Path) -> Path:
@@ -61,20 +82,29 @@ def wal_of(file: Path) -> Path:
 
 
 def keep_aside(file: Path) -> Path:
-    """Keeps a file that is about to be replaced under a second name. Returns that name."""
+    """Keeps a database that is about to be replaced under a second name, with its log (.wal): a
+    killed run may have left most of its rows there. Returns that name."""
     kept = _aside(file)
-    try:
-        os.link(file, kept)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(file, kept)
+    for part, second in ((file.resolve(), kept), (wal_of(file), wal_of(kept))):
+        if not part.exists():
+            continue
+        try:
+            os.link(part, second)
+        except OSError:  # another file system, or one without hard links
+            shutil.copy2(part, second)
     return kept
 
 
 def set_aside(file: Path) -> Path:
+    """Renames a database and its log. Returns the new name."""
     aside = _aside(file)
     if wal_of(file).exists():
         os.replace(wal_of(file), wal_of(aside))
-    os.replace(file, aside)
+    real = file.resolve()
+    if real == file.absolute():
+        os.replace(file, aside)
+    else:  # keep the link for the next file
+        shutil.move(real, aside)
     return aside
 
 

@@ -25,7 +25,7 @@ from pipelines.warehouse.database import Database
 from pipelines.warehouse.files import set_aside
 from pipelines.warehouse.lock import Lock
 from pipelines.warehouse.publishing import Publisher
-from pipelines.warehouse.recovery import newest_load, recover
+from pipelines.warehouse.recovery import loads_of, recover
 from pipelines.warehouse.runs import Run, newest_sync
 from pipelines.warehouse.upgrade import bring_along, refuse_newer
 
@@ -84,7 +84,7 @@ class Warehouse:
                     yield
                 self.publisher.shrink()
             except (Failure, duckdb.Error) as error:
-                is_published = newest_load(self.published) is not None
+                is_published = loads_of(self.published) is not None
                 is_useless = isinstance(error, LostRows) or (is_damage(error) and is_published)
                 if not is_useless:
                     raise
@@ -107,7 +107,8 @@ class Warehouse:
                 yield
         except OSError as error:
             why = advised(error.strerror or str(error))
-            raise Failure(f"{self.directory} cannot be used: {why}") from error
+            where = error.filename or self.directory
+            raise Failure(f"{where} cannot be used: {why}") from error
         except duckdb.Error as error:
             raise unusable(self.loading, error) from error
 

@@ -31,7 +31,7 @@ from pipelines.reading.raw_tables import TABLES
 from pipelines.source import package_source
 from pipelines.warehouse.connections import Connection, LostRows, causes
 from pipelines.warehouse.database import Database
-from pipelines.warehouse.recovery import NEWEST
+from pipelines.warehouse.recovery import LOADS
 from pipelines.warehouse.tables import SCHEMA
 
 # All that dlt's configuration holds for our pipeline; anything else has dlt's default.
@@ -64,7 +64,7 @@ class Loader:
         self._database = database
         self._working_folder = working_folder
         self._cursor: Connection | None = None
-        self._known: list[tuple[Any, ...]] | None = None  # the newest load known so far
+        self._known: list[tuple[Any, ...]] | None = None  # the loads known so far
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -167,7 +167,7 @@ class Loader:
         return int(rows[0][0]) if rows else 0
 
     def _loads(self) -> list[tuple[Any, ...]]:
-        return self._database.rows(NEWEST)
+        return self._database.rows(LOADS)
 
     def _is_new(self, package: Package) -> bool:
         """Whether none of the package's attempts is stored yet.

@@ -16,7 +16,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from pipelines.errors import Failure
 
 _POLL = 0.05  # seconds between two tries
-_GRACE = 1.0  # seconds for a new holder to write its name into the lock file
+_GRACE = 5.0  # seconds for one holder to release the lock, or the next to write its name
 
 log = logging.getLogger("verify_sync")
 
@@ -34,6 +34,7 @@ class LockHolder:
     since: str
     is_brief: bool = False
     last_success: str | None = None
+    run_id: str = ""  # a pid is not unique: containers on one volume have the same pids
 
     def __str__(self) -> str:
         return f"{self.command} (pid {self.pid}, since {self.since} UTC)"
@@ -86,22 +87,20 @@ class Lock:
         return None
 
     def _taken(self, file: Path, until: float) -> AcquireReturnProxy:
-        lock, began, told = FileLock(file), time.monotonic(), False
+        lock, told = FileLock(file), False
+        known = time.monotonic()  # when the holder was last known
         while True:
             with suppress(Timeout):
                 return lock.acquire(timeout=0)
-            self._check(began, until)
+            now, holder = time.monotonic(), self.holder()
+            known = now if holder else known
+            is_brief = holder.is_brief if holder else now < known + _GRACE
+            if now >= until and not is_brief:
+                raise Failure(
+                    f"{self._file.parent} is in use by {holder or 'another run'}; try again later, "
+                    "or wait for it with --wait SECONDS"
+                )
             if not told:
                 log.info("waiting for another run to finish with %s", self._file.parent)
                 told = True
             time.sleep(_POLL)
-
-    def _check(self, began: float, until: float) -> None:
-        """Raises Failure when the time to wait is over."""
-        now, holder = time.monotonic(), self.holder()
-        if now < (until if holder else max(until, began + _GRACE)) or (holder and holder.is_brief):
-            return
-        raise Failure(
-            f"{self._file.parent} is in use by {holder or 'another run'}; try again later, or wait "
-            "for it with --wait SECONDS"
-        )

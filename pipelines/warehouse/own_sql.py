@@ -29,7 +29,12 @@ log = logging.getLogger("verify_sync")
 
 def own_files(folder: Path | None, kind: str) -> list[Path]:
     """Returns the user's files of `kind` (`reports` or `checks`), sorted by name. May be empty."""
-    return sorted((folder / kind).glob("*.sql")) if folder else []
+    return sql_files(folder / kind) if folder else []
+
+
+def sql_files(folder: Path) -> list[Path]:
+    """Returns the SQL files of a folder, sorted by name. Editors and macOS leave hidden ones."""
+    return sorted(file for file in folder.glob("*.sql") if not file.name.startswith("."))
 
 
 def apply_own_views(connection: Connection, files: list[Path], taken: set[str]) -> None:

@@ -11,6 +11,7 @@ import duckdb
 from pipelines.errors import Failure
 from pipelines.interrupt import cancelling
 from pipelines.text import typed
+from pipelines.warehouse.connections import connect
 
 
 @contextmanager
@@ -29,14 +30,13 @@ def open_published(
             f"and then `WAREHOUSE__DIR=warehouse/demo {typed('sql')}`)"
         )
     try:
-        connection = duckdb.connect(str(published), read_only=True)
+        connection = connect(published, read_only=True)
     except duckdb.Error as error:
         raise Failure(
             f"{published} cannot be opened: {brief(error)} (if it is damaged, run "
             f"`{typed('sync')}` to publish it again)"
         ) from error
     with connection, cancelling(connection.interrupt):
-        connection.execute("set timezone = 'UTC'")
         if not writes_files:
             connection.execute("set enable_external_access = false; set lock_configuration = true")
         yield connection

@@ -9,23 +9,21 @@ from pathlib import Path
 
 from pipelines.errors import Failure
 from pipelines.twilio.limits import SECOND
-from pipelines.warehouse.connections import OpenElsewhere
+from pipelines.warehouse.connections import OpenElsewhere, quoted
 from pipelines.warehouse.database import MIB, Database
 from pipelines.warehouse.files import copied_database, put
-from pipelines.warehouse.recovery import newest_load, note_published
+from pipelines.warehouse.recovery import loads_of, note_published
 from pipelines.warehouse.tables import SCHEMA
 
 _READABLE_SINCE = "v1.2.0"  # DuckDB 1.x cannot open the storage format of DuckDB 2.0
 _SPARE = 64 * MIB  # bytes left free on the disk after publishing
 _OUTGROWN = 1.5  # times the size of a compact copy; merging leaves holes in the file
 
-# Load packages after the published one that hold more than windows without attempts.
+# Load packages that are not published, and hold more than windows without attempts.
 _UNPUBLISHED = f"""
     select load_id from {SCHEMA}._dlt_loads
     where
-        rowid > coalesce(
-            (select max(rowid) from {SCHEMA}._dlt_loads where load_id = '{{newest}}'), -1
-        )
+        load_id not in (select load_id from published.{SCHEMA}._dlt_loads)
         and (
             load_id not in (select _dlt_load_id from {SCHEMA}.windows_read)
             or load_id in (select _dlt_load_id from {SCHEMA}.windows_read where attempts > 0)
@@ -33,10 +31,10 @@ _UNPUBLISHED = f"""
         )
 """
 
-# What a reader sees besides the loaded rows: the fingerprint of views and settings, the names of
-# the views (a user's view may have been skipped), and how far reconciliation is.
+# What a reader sees besides the loaded rows: the stamp of views and settings, the names of the
+# views (a user's view may have been skipped), and how far reconciliation is.
 _MEANING = f"""
-    select views from {SCHEMA}._verify_sync
+    select comment from duckdb_tables() where schema_name = 'main' and table_name = 'settings'
     union all
     select view_name from duckdb_views() where schema_name = 'main' and not internal
     union all
@@ -59,19 +57,26 @@ class Publisher:
         It also stays if it is younger than `every`.
         """
         try:
-            newest = newest_load(self._published)
+            if loads_of(self._published) is None:
+                return None
         except OpenElsewhere:  # another program writes to it; publishing replaces the file
             return None
-        if newest is None:
-            return None
         as_published = self._database.rows(_MEANING, self._published)
-        has_more = bool(self._database.rows(_UNPUBLISHED.format(newest=newest)))
-        if not has_more and as_published == self._database.rows(_MEANING):
+        if not self._has_more() and as_published == self._database.rows(_MEANING):
             return "nothing new to publish"
         age = timedelta(seconds=time.time() - self._published.stat().st_mtime)
         if timedelta() <= age < every:
             return f"not published: the last time was {age // SECOND} s ago (see publish_every)"
         return None
+
+    def _has_more(self) -> bool:
+        """Whether there is a load to publish."""
+        connection = self._database.connection
+        connection.execute(f"attach '{quoted(self._published)}' as published (read_only)")
+        try:
+            return bool(connection.execute(_UNPUBLISHED).fetchall())
+        finally:
+            connection.execute("detach published")
 
     def publish(self) -> None:
         """Replaces `verify.duckdb` atomically by a compact copy. Readers keep the old file.
@@ -81,8 +86,11 @@ class Publisher:
         connection = self._database.connection
         self._check_disk()
         options = f"(storage_version '{_READABLE_SINCE}')"
+        ((name,),) = connection.execute(
+            "select current_database()"
+        ).fetchall()  # of a link's target
         with self._database.going_through_all():
-            fresh = copied_database(connection, "loading", self._published, options)
+            fresh = copied_database(connection, f'"{name}"', self._published, options)
         self._keep_compact(fresh)
         put(fresh, self._published)
         note_published(self._published, connection)
@@ -92,7 +100,7 @@ class Publisher:
 
         Call it when the file is closed.
         """
-        if self._compact.exists() and newest_load(self._compact) == newest_load(self._loading):
+        if self._compact.exists() and loads_of(self._compact) == loads_of(self._loading):
             put(self._compact, self._loading)
 
     def forget_compact(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from pipelines.errors import Failure
 from pipelines.text import typed
@@ -12,7 +13,12 @@ from pipelines.warehouse.connections import Connection, Damaged, OpenElsewhere, 
 from pipelines.warehouse.files import copied, put, set_aside, wal_of
 from pipelines.warehouse.tables import SCHEMA
 
-NEWEST = f"select load_id from {SCHEMA}._dlt_loads where status = 0 order by rowid desc limit 1"
+# Not by rowid: publishing copies the rows with two threads, in any order. The number tells two
+# files apart even if a clock was set back.
+LOADS = f"""
+    select arg_max(load_id, struct_pack(at := inserted_at, id := load_id)), count(*)
+    from {SCHEMA}._dlt_loads where status = 0 having count(*) > 0
+"""
 # Our schema first, then everything that another program may have created.
 _OBJECTS = f"""
     select
@@ -23,6 +29,13 @@ _OBJECTS = f"""
         (select count(*) from duckdb_sequences())
 """
 log = logging.getLogger("verify_sync")
+
+
+class Loads(NamedTuple):
+    """The complete load packages of a file: the id of the newest, and how many there are."""
+
+    newest: str
+    number: int
 
 
 class Foreign(Failure):
@@ -42,10 +55,10 @@ def recover(loading: Path, published: Path) -> None:
             "backup, run `%s`", loading, published.name, typed("restore", "FILE"),
         )  # fmt: skip
     try:
-        kept = newest_load(published)
+        kept = loads_of(published)
         if kept is not None and wal_of(published).exists():  # drop changes by other programs
             wal_of(published).unlink()
-            kept = newest_load(published)
+            kept = loads_of(published)
     except Damaged as error:
         if not _is_intact(loading):
             raise _beyond_recovery(error) from error
@@ -60,7 +73,8 @@ def recover(loading: Path, published: Path) -> None:
             ) from None
         return
     try:
-        behind = newest_load(loading) != kept and kept is not None and not _has(loading, kept)
+        found = loads_of(loading)
+        behind = kept is not None and found != kept and not _has(loading, kept)
         reason = f"{loading} is an older copy" if loading.exists() else f"{loading} is missing"
     except Damaged as error:
         if kept is None:
@@ -88,44 +102,48 @@ def _rebuild(loading: Path, published: Path, reason: str) -> None:
 
 def _is_intact(loading: Path) -> bool:
     try:
-        return newest_load(loading) is not None
+        return loads_of(loading) is not None
     except Damaged:
         return False
 
 
-def newest_load(file: Path) -> str | None:
-    """Returns the id of the newest complete load package; None if there is none, or no file.
+def loads_of(file: Path) -> Loads | None:
+    """Returns the complete load packages of a file; None if there are none, or no file.
 
     Raises Damaged, OpenElsewhere or Foreign.
     """
-    found = ask(file, NEWEST, Connection.fetchone, None)
+    found = ask(file, LOADS, Connection.fetchone, None)
     if found is None:
         counted = ask(file, _OBJECTS, Connection.fetchone, None)
         if counted and any(counted) and not counted[0]:
             raise Foreign(f"{file} is a database of another program: move it elsewhere")
         return None
-    return str(found[0])
+    return Loads(*found)
 
 
 def note_published(published: Path, connection: Connection) -> None:
-    """Stores the id of the published load, for when the file itself cannot be queried."""
-    found = connection.execute(NEWEST).fetchone()
-    _note(published).write_text(str(found[0]) if found else "", encoding="utf-8")
+    """Stores which loads are published, for when the file itself cannot be queried."""
+    found = connection.execute(LOADS).fetchone() or ()
+    _note(published).write_text(" ".join(map(str, found)), encoding="utf-8")
 
 
-def _noted(published: Path) -> str | None:
+def _noted(published: Path) -> Loads | None:
     note = _note(published)
-    return note.read_text(encoding="utf-8").strip() or None if note.exists() else None
+    newest, _, number = (note.read_text(encoding="utf-8") if note.exists() else "").partition(" ")
+    return Loads(newest.strip(), int(number or 0)) if newest.strip() else None
 
 
 def _note(published: Path) -> Path:
     return published.with_name(published.name + ".load")
 
 
-def _has(file: Path, load_id: str) -> bool:
-    """Whether the file has that load package, and so all earlier ones."""
-    query = f"select 1 from {SCHEMA}._dlt_loads where status = 0 and load_id = '{load_id}'"
-    return ask(file, query, Connection.fetchone, None) is not None
+def _has(file: Path, loads: Loads) -> bool:
+    """Whether the file has all these load packages."""
+    query = f"""
+        select count(*) filter (load_id = '{loads.newest}') from {SCHEMA}._dlt_loads
+        where status = 0 having count(*) >= {loads.number}
+    """
+    return ask(file, query, Connection.fetchone, None) == (1,)
 
 
 def _account(file: Path) -> str | None:

@@ -10,7 +10,7 @@ from pipelines.errors import Misuse
 from pipelines.warehouse.connections import Damaged
 from pipelines.warehouse.files import copied, keep_aside, put
 from pipelines.warehouse.folder import Warehouse
-from pipelines.warehouse.recovery import Foreign, newest_load
+from pipelines.warehouse.recovery import Foreign, loads_of
 from pipelines.warehouse.upgrade import refuse_newer
 from pipelines.warehouse.views import apply_views
 
@@ -29,7 +29,7 @@ def restore(warehouse: Warehouse, backup: Path) -> list[Path]:
         there = [file for file in (warehouse.published, warehouse.loading) if file.exists()]
         for file in there:
             with suppress(Damaged):  # may be replaced, unlike an open or a foreign file
-                newest_load(file)
+                loads_of(file)
         fresh = copied(backup, warehouse.loading)
         kept = [keep_aside(file) for file in there]
         if warehouse.working_folder.exists():  # a pending package belongs to the old database
@@ -43,7 +43,7 @@ def restore(warehouse: Warehouse, backup: Path) -> list[Path]:
 
 def _check_backup(file: Path) -> None:
     try:
-        found = newest_load(file) if file.is_file() else None
+        found = loads_of(file) if file.is_file() else None
     except (Damaged, Foreign):
         found = None
     if found is None:

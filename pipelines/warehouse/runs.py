@@ -89,7 +89,8 @@ class Run:
 
     def holder(self) -> LockHolder:
         """Returns what the lock file says of this run to others that want the warehouse."""
-        return LockHolder(self.command, os.getpid(), f"{self.started_at:%F %T}", self.is_brief)
+        since = f"{self.started_at:%F %T}"
+        return LockHolder(self.command, os.getpid(), since, self.is_brief, run_id=self.run_id)
 
     def told(self) -> dict[str, object]:
         """Returns the JSON output: its row without dlt's columns, `seconds` and `unpublished`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -95,7 +94,7 @@ def publish(warehouse: Warehouse, now: datetime) -> None:
 def _record(warehouse: Warehouse) -> None:
     """Stores in `sync_runs` what the run has done so far."""
     backfill = warehouse.backfill_lock.holder()
-    goes_on = backfill is not None and backfill.pid != os.getpid()
+    goes_on = backfill is not None and backfill.run_id != warehouse.run.run_id
     record(warehouse.connection, warehouse.run, goes_on)
 
 

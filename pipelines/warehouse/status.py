@@ -21,7 +21,7 @@ from pipelines.warehouse.runs import KILLED, NEWEST_SYNC
 from pipelines.warehouse.tables import SCHEMA
 
 _NEWEST_RUN = f"""
-    select command, outcome, coalesce(finished_at, started_at), error
+    select command, outcome, coalesce(finished_at, started_at), error, run_id
     from {SCHEMA}.sync_runs order by started_at desc, rowid desc limit 1
 """
 _COVERED = f"""
@@ -118,7 +118,7 @@ class Status:
         success = max(filter(None, successes), default=None)
         run = first(_NEWEST_RUN)
         if run and run[1] is None:
-            is_alive = any(holder.command == run[0] for holder in running)
+            is_alive = any(holder.run_id == run[4] for holder in running)
             run = (run[0], "running since" if is_alive else KILLED, *run[2:])
         covered = first(_COVERED.format(filters_hash=filters_hash), None, None)
         gaps = first(_GAPS.format(filters_hash=filters_hash), 0, 0.0)
@@ -163,7 +163,7 @@ class Status:
 def _running(warehouse: Warehouse) -> list[LockHolder]:
     """Returns who holds a lock, each process once: a backfill can hold both."""
     holders = (warehouse.lock.holder(), warehouse.backfill_lock.holder())
-    return list({holder.pid: holder for holder in holders if holder}.values())
+    return list({holder.run_id: holder for holder in holders if holder}.values())
 
 
 def _last_success(holder: LockHolder) -> datetime | None:

@@ -27,34 +27,38 @@ def refuse_newer(file: Path) -> None:
 
 
 def bring_along(connection: Connection) -> None:
-    """Upgrades a new database or one of an earlier release: adds what it lacks, and the stamp."""
-    if _layout(connection) == LAYOUT:
+    """Upgrades a new database or one of an earlier release: adds what it lacks, and the stamp.
+
+    Looks at the columns too: an earlier release may have written to the file since it was stamped.
+    """
+    lacking = _lacking(connection)
+    if _layout(connection) == LAYOUT and not lacking:
         return
     connection.begin()
     connection.execute(f"create schema if not exists {SCHEMA}")
     # The first load creates the other tables. A run that fails before it must be recorded too.
     create_table(connection, "sync_runs")
-    for table, columns in {"attempts": attempts_columns(), **TABLES}.items():
-        for column, hint in columns.items():
-            connection.execute(
-                f"alter table if exists {SCHEMA}.{table}"
-                f" add column if not exists {column} {TYPES[str(hint['data_type'])]}"
-            )
-    connection.execute(
-        f"create or replace table {_STAMP} (layout bigint, release varchar, views varchar)"
-    )
-    connection.execute(f"insert into {_STAMP} values (?, ?, null)", [LAYOUT, release()])
+    for table, column, kind in lacking:
+        connection.execute(f"alter table {SCHEMA}.{table} add column {column} {kind}")
+    connection.execute(f"create or replace table {_STAMP} (layout bigint, release varchar)")
+    connection.execute(f"insert into {_STAMP} values (?, ?)", [LAYOUT, release()])
     connection.commit()
 
 
-def stamped_views(connection: Connection) -> str | None:
-    """Returns the fingerprint of the views that were applied last, or None."""
-    found = connection.execute(f"select views from {_STAMP}").fetchone()
-    return found[0] if found else None
-
-
-def stamp_views(connection: Connection, fingerprint: str) -> None:
-    connection.execute(f"update {_STAMP} set views = ?", [fingerprint])
+def _lacking(connection: Connection) -> list[tuple[str, str, str]]:
+    """Returns table, name and type of each column that a table of ours lacks."""
+    there: dict[str, set[str]] = {}
+    for table, column in connection.execute(
+        "select table_name, column_name from duckdb_columns()"
+        f" where database_name = current_database() and schema_name = '{SCHEMA}'"
+    ).fetchall():
+        there.setdefault(table, set()).add(column)
+    return [
+        (table, column, TYPES[str(hint["data_type"])])
+        for table, columns in {"attempts": attempts_columns(), **TABLES}.items()
+        for column, hint in columns.items()
+        if table in there and column not in there[table]
+    ]
 
 
 def _layout(connection: Connection) -> int | None:

@@ -17,15 +17,19 @@ import duckdb
 from pipelines.errors import Failure, first_line
 from pipelines.reading.defaults import SETTLED_AFTER
 from pipelines.settings import Settings
-from pipelines.text import content_of
+from pipelines.text import content_of, text_of
 from pipelines.twilio.limits import RETENTION
+from pipelines.warehouse.connections import Connection
 from pipelines.warehouse.database import Database
-from pipelines.warehouse.own_sql import REPORTS, apply_own_views, own_files
-from pipelines.warehouse.upgrade import stamp_views, stamped_views
+from pipelines.warehouse.own_sql import REPORTS, apply_own_views, own_files, sql_files
 
 # Twilio's default: an attempt this old is seldom converted later.
 CODE_VALIDITY = timedelta(minutes=10)
 _VIEWS = "select view_name from duckdb_views() where schema_name = 'main' and not internal"
+_COMMENT = """
+    select comment from duckdb_tables() where database_name = current_database()
+    and schema_name = 'main' and table_name = 'settings'
+"""
 _LAYERS = ("staging", "marts", "reports")  # a view reads only from its own or earlier folders
 
 
@@ -38,7 +42,7 @@ def sql_folder() -> Path:
 
 def view_files() -> list[Path]:
     """Returns the view files, each after the files whose views it reads."""
-    found = (sorted((sql_folder() / layer).glob("*.sql")) for layer in _LAYERS)
+    found = (sql_files(sql_folder() / layer) for layer in _LAYERS)
     files = {file.stem: file for layer in found for file in layer}
     order = TopologicalSorter({name: _read_by(file, files) for name, file in files.items()})
     return [files[name] for name in order.static_order()]
@@ -46,7 +50,7 @@ def view_files() -> list[Path]:
 
 def _read_by(file: Path, files: Mapping[str, Path]) -> list[str]:
     """Returns the names of the views in `files` that this file reads."""
-    names = set(re.findall(r"\b(?:from|join) (\w+)", file.read_text(encoding="utf-8")))
+    names = set(re.findall(r"\b(?:from|join) (\w+)", _text(file)))
     return [name for name in files if name in names]
 
 
@@ -56,6 +60,13 @@ def fingerprint(settings: Settings) -> str:
     parts = [*map(_bytes, files), *(file.name for file in files)]
     whole = "\0".join([*map(str, parts), *map(str, _values(settings)), duckdb.__version__])
     return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def _text(file: Path) -> str:
+    try:
+        return text_of(file)
+    except Failure as failure:
+        raise Failure(f"{file}: {failure}") from None
 
 
 def _bytes(file: Path) -> bytes:
@@ -72,17 +83,29 @@ def apply_views(database: Database, settings: Settings, again: bool = False) -> 
     connection, current = database.connection, fingerprint(settings)
     ours, own = view_files(), own_files(settings.sql, REPORTS)
     there = {name for (name,) in database.rows(_VIEWS)}
-    is_same = (
-        there == {file.stem for file in (*ours, *own)} and stamped_views(connection) == current
-    )
+    is_same = there == {file.stem for file in (*ours, *own)} and _stamped(connection) == current
     if not again and (is_same or database.views == current):  # a run warns of a failure only once
         return
     connection.begin()
     create_views(connection, settings)
-    stamp_views(connection, current)
+    _stamp(connection, current)
     connection.commit()
     database.views = current
     apply_own_views(connection, own, {"settings", *(file.stem for file in ours)})
+
+
+def _stamp(connection: Connection, current: str) -> None:
+    """Notes the fingerprint in the comment on `settings`. Every release makes that table and all
+    views anew together, so this stamp goes when an earlier release replaces the views."""
+    ((comment,),) = connection.execute(_COMMENT).fetchall()
+    connection.execute(f"comment on table main.settings is '{comment} [views {current}]'")
+
+
+def _stamped(connection: Connection) -> str | None:
+    """Returns the fingerprint of the views that are in the database, or None."""
+    comments = [str(comment) for (comment,) in connection.execute(_COMMENT).fetchall()]
+    found = re.search(r"\[views (\w+)\]$", comments[0]) if comments else None
+    return found[1] if found else None
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
@@ -99,7 +122,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, settings: Settings) -> N
         connection.execute(f'drop view main."{name}"')
     for file in (_settings_file(), *view_files()):
         try:
-            connection.execute(file.read_text(encoding="utf-8"))
+            connection.execute(_text(file))
         except duckdb.ProgrammingError as error:
             raise Failure(f"{file}: {first_line(error)}") from error
         if file.stem == "settings":

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from pipelines.errors import Failure
 from pipelines.twilio.limits import SECOND
 from pipelines.warehouse import lock as module
 from pipelines.warehouse.lock import Lock, LockHolder
+from pipelines.warehouse.runs import Run, record
+from pipelines.warehouse.status import Status
 from tests.clocks import Time, wait_until
 from tests.worlds import NOW, PATIENT, REPOSITORY, Capture, World, refused, run_in_process
 
@@ -219,3 +222,54 @@ def test_two_syncs_at_once_leave_one_winner_one_refusal_and_a_right_warehouse(
         runs = world.query("select distinct outcome, count(*) over () as n from sync_history")
         assert runs == [{"outcome": "done", "n": number + 1}]
         world.move(hours=1)
+
+
+@pytest.mark.parametrize("turns", [60, pytest.param(1_000, marks=pytest.mark.long)])
+def test_who_comes_behind_a_brief_holder_always_gets_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """However long both have waited, and although the lock is free for moments only."""
+    monkeypatch.setattr(module, "_GRACE", PATIENT)
+    monkeypatch.setattr(module, "_POLL", 0.001)
+    ended = threading.Event()
+
+    def backfill() -> None:
+        holder = LockHolder("backfill", os.getpid(), "then", True)
+        while not ended.is_set():
+            with Lock(tmp_path / "lock").held(holder, PATIENT):
+                pass
+
+    running = [threading.Thread(target=backfill) for _ in range(2)]
+    for thread in running:
+        thread.start()
+    try:
+        for _ in range(turns):
+            with Lock(tmp_path / "lock").held(replace(HOLDER, is_brief=True), 0):
+                pass
+    finally:
+        ended.set()
+        for thread in running:
+            thread.join()
+
+
+def test_another_container_with_the_same_pid_is_another_run(world: World) -> None:
+    """Two containers on one volume: both run with the same pid. The backfill is alive."""
+    alive = Run("backfill", NOW, is_brief=True)
+    outcome = "select outcome from twilio_verify.sync_runs where command = 'backfill'"
+    world.settings.directory.mkdir()
+    with Lock(world.settings.directory / "backfill.lock").held(alive.holder(), 0):
+        with world.warehouse().opened():
+            pass
+        warehouse = world.warehouse()
+        with warehouse.opened():
+            record(warehouse.connection, alive, others_go_on=False)
+        world.sync()
+        (found,) = world.query(
+            "select outcome from twilio_verify.sync_runs where command = 'backfill'"
+        )
+        assert found["outcome"] is None
+        assert Status.of(world.settings, NOW).running == [alive.holder()]
+    world.move(hours=1)
+    world.sync()
+    (found,) = world.query(outcome)
+    assert found["outcome"] == "killed"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lzma
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,8 @@ import duckdb
 import pytest
 
 from pipelines.__main__ import main
+from pipelines.warehouse import checks, views
+from pipelines.warehouse.recovery import loads_of
 from pipelines.warehouse.upgrade import LAYOUT
 from tests.worlds import NOW, REPOSITORY, Capture, World, environment_of, refused
 
@@ -120,3 +124,99 @@ def test_a_backup_of_a_newer_release_replaces_nothing(
     code, line = refused(capsys, "restore", str(backup))
     assert (code, "newer verify-sync" in line) == (2, True)
     assert files(configured) == before
+
+
+def test_up_and_down_and_up_again(configured: World) -> None:
+    """An earlier release knows no stamp of the views. It replaces them and leaves the stamp."""
+    configured.sync()
+    with duckdb.connect(str(configured.settings.directory / "loading.duckdb")) as connection:
+        connection.execute("create or replace table settings as from settings")
+        connection.execute("create or replace view coverage as select 1 as attempts")
+        connection.execute("create or replace view sync_history as select 1 as old")
+        connection.execute("alter table twilio_verify.reconciliations drop column outcome")
+    configured.move(hours=1)
+    configured.sync()
+    (found,) = configured.query("select count(*) as n from coverage where api_attempts is null")
+    assert found["n"] == 31
+    assert len(configured.query("select outcome from sync_history")) == 2
+    assert configured.query("select outcome from twilio_verify.reconciliations") == []
+
+
+def test_views_that_are_current_are_not_made_again(
+    configured: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured.sync()
+    made: list[object] = []
+    monkeypatch.setattr(views, "create_views", lambda *given: made.append(given))
+    for _ in range(2):
+        configured.move(hours=1)
+        configured.sync()
+    assert made == []
+
+
+def test_a_file_that_only_a_newer_duckdb_can_read_is_rebuilt(
+    configured: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On Python 3.10 the lock file has DuckDB 1.5. The folder may have been used with 2.0."""
+    if not duckdb.__version__.startswith("1."):
+        pytest.skip("DuckDB 2 can read what DuckDB 2 has written")
+    configured.sync()
+    before = configured.stored()
+    with lzma.open(REPOSITORY / "tests" / "fixtures" / "duckdb-2.0.duckdb.xz") as packed:
+        (configured.settings.directory / "loading.duckdb").write_bytes(packed.read())
+    configured.move(hours=1)
+    configured.sync()
+    assert "was written by a newer DuckDB" in caplog.text
+    assert "rebuilt from verify.duckdb" in caplog.text
+    assert configured.stored().keys() >= before.keys()
+
+
+@pytest.mark.parametrize("litter", [".#coverage.sql", "._coverage.sql", "coverage.sql~"])
+def test_what_editors_leave_beside_the_views_is_not_sql(
+    configured: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, litter: str
+) -> None:
+    shutil.copytree(REPOSITORY / "sql", tmp_path / "sql")
+    for folder in ("reports", "checks", "staging"):
+        (tmp_path / "sql" / folder / litter).symlink_to("nobody@nowhere.1234")
+    for module in (views, checks):
+        monkeypatch.setattr(module, "sql_folder", lambda: tmp_path / "sql")
+    assert main(["sync"], now=NOW) == 0
+    assert main(["check"], now=NOW) == 0
+
+
+@pytest.mark.parametrize("name", ["reports/coverage.sql", "staging/stg_attempts.sql"])
+def test_a_file_that_cannot_be_read_is_named(
+    configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(REPOSITORY / "sql", tmp_path / "sql")
+    (tmp_path / "sql" / name).unlink()
+    (tmp_path / "sql" / name).mkdir()
+    monkeypatch.setattr(views, "sql_folder", lambda: tmp_path / "sql")
+    assert main(["sync"], now=NOW) == 1
+    assert f"{tmp_path}/sql/{name}: it is not a regular file" in capsys.readouterr().err
+
+
+def test_loads_are_told_apart_whatever_their_order(configured: World) -> None:
+    """Publishing copies rows with two threads, in any order, and a clock may be set back."""
+    configured.sync()
+    file = configured.settings.directory / "loading.duckdb"
+    with duckdb.connect(str(file)) as connection:
+        connection.execute(
+            "create table other as from twilio_verify._dlt_loads order by inserted_at desc;"
+            "insert into other select (n::double / 7)::text, 'x', 0, now() - interval 1 year, ''"
+            " from range(1000) as t (n); delete from twilio_verify._dlt_loads;"
+            "insert into twilio_verify._dlt_loads from other order by hash(load_id)"
+        )
+        newest = "select load_id from twilio_verify._dlt_loads order by inserted_at desc limit 1"
+        (expected,) = connection.execute(newest).fetchone() or ()
+    assert loads_of(file) == (expected, 1001)
+    shutil.copy(file, configured.settings.published)
+    assert configured.sync().unpublished == "nothing new to publish"
+    configured.move(hours=1)
+    configured.sync()
+    with duckdb.connect(str(file)) as connection:
+        connection.execute(
+            "update twilio_verify._dlt_loads set inserted_at = now() - interval 2 year"
+            f" where load_id = '{loads_of(configured.settings.published).newest}'"  # type: ignore[union-attr]
+        )
+    assert configured.sync().unpublished == "nothing new to publish"
