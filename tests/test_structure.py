@@ -87,5 +87,5 @@ def test_tests_mirror_the_rooms() -> None:
         assert tests - modules == of_a_room.get(room, set()), room
         assert tests
     flat = {file.stem.removeprefix("test_") for file in TESTS.glob("test_*.py")}
-    of_all = {"faults", "install", "quarter", "readme", "schedule", "structure", "suite"}
+    of_all = {"faults", "hostile", "install", "quarter", "readme", "schedule", "structure", "suite"}
     assert flat - {file.stem.strip("_") for file in PACKAGE.glob("*.py")} == of_all

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pipelines.settings import Settings
     from pipelines.warehouse.runs import Run
 
+_NOTHING = logging.NullHandler()
+
 log = logging.getLogger("verify_sync")
 
 
@@ -31,6 +33,8 @@ def log_to_stderr(arguments: argparse.Namespace) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_AsJson(arguments.command) if is_json else plain)
     log.handlers = [handler]
+    # Else Python prints the warnings of libraries, and those of urllib3 quote URLs.
+    logging.getLogger().addHandler(_NOTHING)
     log.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     log.getChild(BAR).setLevel(logging.WARNING if is_json or arguments.quiet else logging.INFO)
 

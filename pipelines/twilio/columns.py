@@ -1,7 +1,7 @@
 """The keys of an attempt in the API's JSON, and their Arrow columns. Parsing: decode.
 
-Each key is a column of the raw table. If you add a key, raise LAYOUT in warehouse.upgrade: older
-warehouses then get the new column.
+Each key is a column of the raw table. If you add a key to `TOP` or `NESTED`, the next run adds the
+column to older warehouses and fills it from `extra`, where the key was kept so far.
 """
 
 from __future__ import annotations

@@ -31,10 +31,14 @@ _UNPUBLISHED = f"""
         )
 """
 
-# What a reader sees besides the loaded rows: the stamp of views and settings, the names of the
-# views (a user's view may have been skipped), and how far reconciliation is.
+# What a reader sees besides the loaded rows: the stamp of views and settings, the columns of
+# `attempts`, the names of the views (a user's view may have been skipped), and how far
+# reconciliation is.
 _MEANING = f"""
     select comment from duckdb_tables() where schema_name = 'main' and table_name = 'settings'
+    union all
+    select column_name from duckdb_columns()
+    where schema_name = '{SCHEMA}' and table_name = 'attempts'
     union all
     select view_name from duckdb_views() where schema_name = 'main' and not internal
     union all

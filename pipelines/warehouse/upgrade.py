@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pipelines import release
@@ -40,9 +41,25 @@ def bring_along(connection: Connection) -> None:
     create_table(connection, "sync_runs")
     for table, column, kind in lacking:
         connection.execute(f"alter table {SCHEMA}.{table} add column {column} {kind}")
+        if table == "attempts":
+            _fill_from_extra(connection, column, kind)
     connection.execute(f"create or replace table {_STAMP} (layout bigint, release varchar)")
     connection.execute(f"insert into {_STAMP} values (?, ?)", [LAYOUT, release()])
     connection.commit()
+
+
+def _fill_from_extra(connection: Connection, column: str, kind: str) -> None:
+    """Moves the values of a key that was unknown so far from `extra` to its own column."""
+    key = column.replace("__", ".")
+    patch = json.dumps({key: None})  # null removes the key
+    connection.execute(
+        f"""
+        update {SCHEMA}.attempts set
+            {column} = try_cast(extra ->> '$."{key}"' as {kind}),
+            extra = nullif(json_merge_patch(extra, '{patch}')::varchar, '{{}}')::json
+        where extra is not null and json_exists(extra, '$."{key}"')
+        """
+    )
 
 
 def _lacking(connection: Connection) -> list[tuple[str, str, str]]:
