@@ -8,7 +8,7 @@ override QUERY := $(value QUERY)
 export QUERY
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sync backfill list fetch reconcile status sql check views export restore sandbox test test-long test-busy test-pythons lint format bench lock clean
+.PHONY: help demo sync backfill list fetch reconcile status probe sql check views export restore sandbox test test-long test-busy test-pythons lint format bench lock clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ reconcile: .venv/ready ## compare each day with Twilio's own totals, re-read day
 
 status: .venv/ready ## show how fresh and complete the warehouse is: make status ARGS=--json
 	@$(BIN)/verify-sync status $(ARGS)
+
+probe: .venv/ready ## find out in 20 requests how the API behaves where its documentation is silent
+	@$(BIN)/verify-sync probe $(ARGS)
 
 sql: .venv/ready ## query the published file: make sql QUERY="from daily_conversion limit 5"
 	@$(BIN)/verify-sync sql $(ARGS) $${QUERY:+"$$QUERY"}

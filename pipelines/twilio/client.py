@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pipelines.errors import Failure, Misuse, Unreadable, masked
 from pipelines.twilio.chain import Chain
 from pipelines.twilio.clock import Clock
+from pipelines.twilio.connection import Answer
 from pipelines.twilio.credentials import Credentials, other_account
 from pipelines.twilio.decode import Page, decode, read_object, read_page
 from pipelines.twilio.filters import NO_FILTERS, Filters
@@ -148,6 +149,10 @@ class Client:
         parameters = ListQuery(after, before, filters).parameters()
         url = f"{self._list}/Summary"
         return self._transport.get(url, parameters, _read_summary, heavy_tries)
+
+    def ask(self, path: str, parameters: Mapping[str, str]) -> Answer:
+        """Any answer to a request below the list, such as `/Summary`; not retried, not checked."""
+        return self._transport.once(f"{self._list}{path}", parameters)
 
     def minute(self) -> int:
         """The number of requests in the last minute: they count towards the rate limit."""

@@ -130,6 +130,18 @@ class Transport:
                 f"{failure}; gave up after {tried} (setting give_up_after): run again later"
             ) from None
 
+    def once(self, url: str, parameters: Mapping[str, str]) -> Answer:
+        """Sends the request once and returns the answer, whatever its status.
+
+        Raises RefusedCredentials for 401 and 403, and Failure if no answer comes.
+        """
+        with self._pacer.slot():
+            self._count("requests")
+            answer = self._send(url, parameters)
+        if answer.status in (401, 403):
+            raise RefusedCredentials(answer, self._credentials.names)
+        return answer
+
     def _try(self, url: str, parameters: Mapping[str, str], read: Callable[[bytes], T]) -> T:
         with self._pacer.slot():
             self._count("requests")
