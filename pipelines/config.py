@@ -128,7 +128,8 @@ def _refuse_misspelt(known: Mapping[str, set[str]], files: list[dict[str, Any]])
     found = {v.lower().rpartition("__")[0].replace("__", "."): v for v in os.environ}
     found |= {section: f"[{section}]" for file in files for section in _sections(file)}
     for section in sorted(found.keys() - known.keys()):
-        for alike in get_close_matches(section, _ALIKE, 1, 0.85):
+        ours = [name for name, meant in _ALIKE.items() if meant in known]
+        for alike in get_close_matches(section, ours, 1, 0.85):
             raise Misuse(f"{found[section]}: no such section; use [{_ALIKE[alike]}]")
 
 

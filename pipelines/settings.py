@@ -83,20 +83,12 @@ class Settings:
 def load_settings() -> Settings:
     """Reads and checks the configuration. Raises Misuse that names the wrong setting."""
     config = Config(_KNOWN)
-    whole, read = partial(_whole, config), config.read
+    read = config.read
     fee = read(WAREHOUSE, "verification_fee", str, Settings.verification_fee)
-    per_minute = whole("requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000)
     return Settings(
+        **_reading(config),
         directory=_directory(config),
         credentials=_credentials(config),
-        base_url=_base_url(read(API, "base_url", str, DEFAULT_BASE_URL)),
-        page_size=whole("page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
-        requests_per_minute=per_minute,
-        concurrency=whole("concurrency", default_concurrency(per_minute), 1, 64),
-        timeout=float(whole("timeout", int(TIMEOUT), 1, 3600)),
-        give_up_after=_length(config, API, "give_up_after", Settings.give_up_after),
-        filters=_filters(config),
-        revisit_after=parse_schedule(read(API, "revisit_after", list, None)),
         publish_every=_length(config, WAREHOUSE, "publish_every", Settings.publish_every),
         verification_fee=_amount(fee),
         fee_currency=_currency(read(WAREHOUSE, "fee_currency", str, Settings.fee_currency)),
@@ -104,6 +96,29 @@ def load_settings() -> Settings:
         pumping=_pumping(config),
         sql=_own_sql(config),
     )
+
+
+def source_settings() -> dict[str, Any]:
+    """The settings of `[sources.twilio_verify]`, by name, for `twilio_verify` in any pipeline.
+
+    Raises Misuse that names the wrong setting. Credentials are not among them.
+    """
+    return _reading(Config({API: _KNOWN[API]}))
+
+
+def _reading(config: Config) -> dict[str, Any]:
+    whole = partial(_whole, config)
+    per_minute = whole("requests_per_minute", REQUESTS_PER_MINUTE, 1, 100_000)
+    return {
+        "base_url": _base_url(config.read(API, "base_url", str, DEFAULT_BASE_URL)),
+        "page_size": whole("page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
+        "requests_per_minute": per_minute,
+        "concurrency": whole("concurrency", default_concurrency(per_minute), 1, 64),
+        "timeout": float(whole("timeout", int(TIMEOUT), 1, 3600)),
+        "give_up_after": _length(config, API, "give_up_after", Settings.give_up_after),
+        "filters": _filters(config),
+        "revisit_after": parse_schedule(config.read(API, "revisit_after", list, None)),
+    }
 
 
 def require_credentials(settings: Settings) -> Credentials:

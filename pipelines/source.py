@@ -19,24 +19,18 @@ from dlt.common.typing import TSecretStrValue
 from dlt.extract import DltResource
 
 from pipelines.errors import Misuse
-from pipelines.reading.defaults import DEFAULT_SCHEDULE, default_concurrency
+from pipelines.reading.defaults import default_concurrency
 from pipelines.reading.package import Package
 from pipelines.reading.raw_tables import TABLES, attempts_columns, rate_sql, windows_read_sql
 from pipelines.reading.sizing import Sizing
 from pipelines.reading.slices import batches
 from pipelines.reading.windows import Window, WindowsRead, plan
+from pipelines.settings import source_settings
 from pipelines.twilio.client import Client
 from pipelines.twilio.clock import Clock
 from pipelines.twilio.credentials import Credentials
 from pipelines.twilio.filters import Filters
-from pipelines.twilio.limits import (
-    DEFAULT_BASE_URL,
-    MAX_PAGE_SIZE,
-    REQUESTS_PER_MINUTE,
-    RETENTION,
-    SECOND,
-    TIMEOUT,
-)
+from pipelines.twilio.limits import RETENTION, SECOND
 from pipelines.twilio.pacing import Pacer
 
 # Not upsert: it keeps duplicates within one load, and the API does send duplicates.
@@ -104,7 +98,8 @@ def package_source(
 @configspec
 class SourceCredentials(BaseConfiguration):
     """The only arguments of `twilio_verify` that dlt looks up. Without this class dlt would look
-    up all of them: a `BASE_URL` in the environment may be meant for another program."""
+    up all of them: a `BASE_URL` in the environment may be meant for another program. The others are
+    looked up by their full names only; see settings."""
 
     account_sid: TSecretStrValue = None  # type: ignore[assignment]
     auth_token: TSecretStrValue | None = None
@@ -124,11 +119,11 @@ def twilio_verify(
     filters: Mapping[str, str] | None = None,
     created_after: datetime | None = None,
     created_before: datetime | None = None,
-    base_url: str = DEFAULT_BASE_URL,
-    page_size: int = MAX_PAGE_SIZE,
-    requests_per_minute: int = REQUESTS_PER_MINUTE,
+    base_url: str | None = None,
+    page_size: int | None = None,
+    requests_per_minute: int | None = None,
     concurrency: int | None = None,
-    timeout: float = TIMEOUT,
+    timeout: float | None = None,
     now: datetime | None = None,
 ) -> list[DltResource]:
     """Attempts of one Twilio account, merged on `sid`, for use in any dlt pipeline.
@@ -137,27 +132,38 @@ def twilio_verify(
     reads what is due: first all of retention, then new attempts and those that have reached a
     revisit age, by the table `windows_read` in the destination. `now` defaults to the clock.
     `filters` are verify_service_sid, country, channel, to and verification_sid: these never change
-    for an attempt. Each set of filters has its own progress.
+    for an attempt. Each set of filters has its own progress. What is not given comes from
+    `[sources.twilio_verify]`, as in verify-sync itself.
     Raises Misuse for incomplete credentials, an invalid window or filter, and Failure if Twilio
     cannot be read.
     """
     credentials = Credentials.of(account_sid, auth_token, api_key, api_secret)
     now = now or datetime.now(timezone.utc)
-    clock = Clock(now)
-    chosen = Filters.lasting(filters or {})
+    clock, settings = Clock(now), source_settings()
+    chosen = settings["filters"] if filters is None else Filters.lasting(filters)
+    per_minute = requests_per_minute or settings["requests_per_minute"]
+    chains = concurrency or (
+        default_concurrency(per_minute) if requests_per_minute else settings["concurrency"]
+    )
     named = _named_window(created_after, created_before, now)
 
     def groups() -> Iterator[Package]:
         due = (
             [named]
             if named
-            else plan(_read_before(account_sid, chosen, now), DEFAULT_SCHEDULE, now)
+            else plan(_read_before(account_sid, chosen, now), settings["revisit_after"], now)
         )
         rate = next((rate for (rate,) in _stored(rate_sql(chosen.hash, now - RETENTION))), None)
-        pacer = Pacer(requests_per_minute)
-        chains = concurrency or default_concurrency(requests_per_minute)
         with (
-            Client(credentials, base_url, page_size, timeout, clock, pacer) as client,
+            Client(
+                credentials,
+                base_url or settings["base_url"],
+                page_size or settings["page_size"],
+                timeout or settings["timeout"],
+                clock,
+                Pacer(per_minute),
+                settings["give_up_after"].total_seconds(),
+            ) as client,
             Sizing(client, chosen, chains, rate) as sizing,
         ):
             slices = sizing.cut(sizing.measured(due))

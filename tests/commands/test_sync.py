@@ -341,6 +341,43 @@ def test_the_source_heeds_no_variable_of_somebody_elses(
     assert stored == {sid for sid, row in truth if row["channel_data__country"] == "BR"}
 
 
+def test_the_source_heeds_the_same_settings(
+    configured: World, monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    """Its address, its filters, its page size, as in verify-sync itself."""
+    sandbox = configured.sandbox
+    for name, value in {"COUNTRY": "BR", "PAGE_SIZE": "77", "REVISIT_AFTER": '["4d"]'}.items():
+        monkeypatch.setenv(f"SOURCES__TWILIO_VERIFY__{name}", value)
+
+    def run(**given: Any) -> set[str]:
+        pipeline = dlt.pipeline(
+            "theirs", pipelines_dir=f"{tmp_path}/theirs",
+            destination=dlt.destinations.duckdb(f"{tmp_path}/theirs.duckdb"), dataset_name="raw",
+        )  # fmt: skip
+        token = (sandbox.account_sid, sandbox.auth_token)
+        pipeline.run(twilio_verify(*token, now=configured.now, **given))
+        with duckdb.connect(f"{tmp_path}/theirs.duckdb", read_only=True) as connection:
+            return {sid for (sid,) in connection.execute("select sid from raw.attempts").fetchall()}
+
+    truth = configured.truth().items()
+    of = {code: {sid for sid, row in truth if row["channel_data__country"] == code}
+          for code in ("BR", "CO")}  # fmt: skip
+    assert run() == of["BR"]
+    assert {r.parameters["PageSize"] for r in sandbox.log if "PageSize" in r.parameters} == {"77"}
+    asked = len(sandbox.log)
+    configured.move(minutes=1)
+    run()
+    assert len(sandbox.log) == asked + 3  # what is new, the one revisit, and the last call
+    assert run(filters={"country": "CO"}, page_size=500) >= of["BR"] | of["CO"]
+
+
+def test_the_source_refuses_a_setting_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAREHOUS__DIR", "a folder of another program's")
+    monkeypatch.setenv("SOURCES__TWILIO_VERIFY__CONTRY", "CO")
+    with pytest.raises(Misuse, match="CONTRY: no such setting"):
+        twilio_verify("AC" + "0" * 32, "token")
+
+
 @pytest.mark.parametrize("filters", [{"status": "converted"}, {"contry": "CO"}, {"country": "C"}])
 def test_the_source_refuses_a_filter_that_is_none(filters: dict[str, str]) -> None:
     with pytest.raises(Misuse, match=next(iter(filters))):
