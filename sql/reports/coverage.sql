@@ -5,7 +5,10 @@ with windows as (
         w.created_after,
         w.created_before,
         w.read_at,
-        least(w.created_before, w.read_at - s.settled_after) as settled_before
+        least(w.created_before, w.read_at - s.settled_after) as settled_before,
+        -- Created times are whole seconds.
+        cast(timezone('UTC', w.created_after + interval 1 second) as date) as first_date,
+        cast(timezone('UTC', w.created_before) as date) as last_date
     from twilio_verify.windows_read as w
     inner join twilio_verify._dlt_loads as l on w._dlt_load_id = l.load_id and l.status = 0
     cross join settings as s
@@ -26,8 +29,8 @@ span as (
         max(last_date) as last_date
     from (
         select
-            cast(timezone('UTC', min(created_after) + interval 1 second) as date) as first_date,
-            cast(timezone('UTC', max(created_before)) as date) as last_date
+            min(first_date) as first_date,
+            max(last_date) as last_date
         from windows
         union all
         select
@@ -49,14 +52,35 @@ days as (
     )) as calendar (day)
 ),
 
-reads as (
+-- Windows by day. Nearly all windows lie within a day, and joining by ranges is slow.
+daily as (
+    select
+        first_date as created_date,
+        filters_hash,
+        created_after,
+        read_at,
+        settled_before
+    from windows
+    where first_date = last_date
+    union all
     select
         d.created_date,
-        min(w.read_at) as first_read_at,
-        max(w.read_at) as last_read_at
+        w.filters_hash,
+        w.created_after,
+        w.read_at,
+        w.settled_before
     from days as d
-    inner join windows as w on d.day_before > w.created_after and d.day_after < w.created_before
-    group by d.created_date
+    inner join windows as w on d.created_date between w.first_date and w.last_date
+    where w.first_date < w.last_date
+),
+
+reads as (
+    select
+        created_date,
+        min(read_at) as first_read_at,
+        max(read_at) as last_read_at
+    from daily
+    group by created_date
 ),
 
 -- The part of each window that was read when settled, and how far the windows before it reach.
@@ -72,9 +96,9 @@ late_reads as (
             rows between unbounded preceding and 1 preceding
         ) as reached
     from days as d
-    inner join windows as w
+    inner join daily as w
         on
-            d.day_before > w.created_after
+            d.created_date = w.created_date
             and d.day_after < w.settled_before
             and w.created_after < w.settled_before
 ),

@@ -8,7 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import duckdb
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from pipelines.__main__ import main
 from pipelines.warehouse import checks
@@ -356,3 +358,32 @@ def test_before_the_first_sync_there_is_nothing_to_check(
 ) -> None:
     assert main(["check"], now=NOW) == 1
     assert "run `make sync` first" in capsys.readouterr().err
+
+
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(st.data())
+def test_the_check_of_new_gaps_finds_those_of_the_view(
+    database: duckdb.DuckDBPyConnection, data: st.DataObject
+) -> None:
+    """The check looks only at the windows that can still matter."""
+    hours = st.integers(0, 24 * 80)
+    windows = data.draw(
+        st.lists(st.tuples(st.sampled_from("ab"), hours, st.integers(1, 200), hours), max_size=12)
+    )
+    database.execute("delete from twilio_verify.windows_read; delete from twilio_verify._dlt_loads")
+    database.execute("insert into twilio_verify._dlt_loads values ('1', 0)")
+    for filters_hash, after, length, age in windows:
+        database.execute(
+            "insert into twilio_verify.windows_read by name select ? as filters_hash,"
+            " timestamptz '2026-06-01' + to_hours(?) as created_after,"
+            " created_after + to_hours(?) as created_before,"
+            " created_before + to_hours(?) as read_at, '1' as _dlt_load_id",
+            [filters_hash, after, length, age],
+        )
+    (file,) = (file for file in check_files() if file.stem == "no_new_gaps")
+    found = database.execute(file.read_text(encoding="utf-8")).fetchall()
+    expected = database.execute(
+        "select lost_after, lost_before from gaps where lost_before > ("
+        "select max(read_at) from twilio_verify.windows_read) - interval 37 day"
+    ).fetchall()
+    assert sorted(found) == sorted(expected)
