@@ -26,16 +26,23 @@ class Time:
 
     def __init__(self, change: Change = setattr) -> None:
         self.elapsed = 0.0
-        self.slept = 0.0  # seconds that the machine slept: they move only the wall clock
+        self.slept = 0.0  # seconds that the machine slept: monotonic() stops meanwhile
+        self.set = 0.0  # seconds by which somebody has set the wall clock forward
         self._change = change
         self._looks = itertools.count(1)
         self._lock = threading.Lock()
+
+    CLOCK_BOOTTIME = 7
 
     def monotonic(self) -> float:
         return self.elapsed + next(self._looks) * 1e-6
 
     def time(self) -> float:
-        return _BEGAN + self.slept + self.monotonic()
+        return _BEGAN + self.set + self.slept + self.monotonic()
+
+    def clock_gettime(self, _: int) -> float:
+        """The clock CLOCK_BOOTTIME: it goes on while the machine sleeps."""
+        return self.slept + self.monotonic()
 
     def sleep(self, seconds: float) -> None:
         with self._lock:

@@ -26,7 +26,10 @@ import pyarrow.json as pj
 from pipelines.errors import Unreadable
 from pipelines.twilio.columns import ATTEMPTS, INSTANTS, NESTED, NUMBERS, REJECTED, TIMESTAMP, TOP
 
-_DATED = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:")
+_DATED = re.compile(r"\d{4}-?\d\d-?\d\d[Tt ]\d\d")  # a date and at least the hour
+_EPOCH = re.compile(r"-?\d{9,13}(\.\d{1,9})?")  # seconds or milliseconds
+_YEAR_2000, _YEAR_2100 = 946_684_800, 4_102_444_800  # epoch seconds
+_MOST_OF_A_DATE = 100  # characters
 _LONG_NUMBER = re.compile(rb"[\[:,]\s*-?\d{19}")  # orjson rounds it to a float
 _FIRST = pa.scalar(datetime(1, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
 _KEYS = frozenset((*TOP, *NESTED))
@@ -261,11 +264,29 @@ def _instants(texts: pa.Array) -> pa.Array:
 
 
 def _instant(text: str | None) -> datetime | None:
-    """Parses other date formats than the documented one; None if it is not a date with a time."""
-    if text is None:
+    """Parses other date formats than the documented one; None if it is not a date with a time.
+
+    Without a zone it is UTC, never the machine's zone.
+    """
+    if text is None or len(text) > _MOST_OF_A_DATE:
         return None
+    text = text.strip()
     try:
-        parsed: Any = pendulum.parse(text) if _DATED.match(text) else parsedate_to_datetime(text)
+        if _EPOCH.fullmatch(text):
+            return _of_epoch(float(text))
+        if _DATED.match(text):
+            parsed: Any = pendulum.parse(text.upper(), tz="UTC")
+        else:
+            parsed = parsedate_to_datetime(text)
+        if parsed.tzinfo is None:
+            parsed = parsed.replace(tzinfo=timezone.utc)
         return datetime.fromtimestamp(parsed.timestamp(), timezone.utc)
-    except (ValueError, TypeError, IndexError, OverflowError):
+    except (ValueError, TypeError, IndexError, OverflowError, AttributeError):
         return None
+
+
+def _of_epoch(number: float) -> datetime | None:
+    """An instant of this century, from seconds or milliseconds since 1970."""
+    seconds = number / 1000 if number > _YEAR_2100 else number
+    is_likely = _YEAR_2000 <= seconds < _YEAR_2100
+    return datetime.fromtimestamp(seconds, timezone.utc) if is_likely else None

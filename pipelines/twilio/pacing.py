@@ -7,14 +7,20 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipelines.errors import Failure, Misuse, advised
 
 WINDOW = 60.0  # seconds over which the API counts requests
-_DRIFT = 0.1  # seconds that the machine's clock may be ahead of ours
+_LEASE = 2 * WINDOW  # seconds for which a request in flight holds its slot, unless renewed
+_RENEWAL = 20.0  # seconds between renewals; the lease is long enough if some of them come late
 _TOLD = 1.0  # seconds; shorter waits are not logged
+# Seconds until a slot is free. Slots of before the last start of the machine, or of another
+# machine, have only the wall clock in common with us.
+_LEFT = "(case when boot = :boot then free_at - :now else free_wall - :wall end)"
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 log = logging.getLogger("verify_sync")
 
@@ -24,8 +30,11 @@ class Pacer:
 
     A request holds one of `limit` slots, from before it is sent until 60 seconds after the end of
     its answer. So the limit holds, no matter when in between the server counts the request. Slots
-    are stored in the SQLite file `path`, so that the next run knows them; without a path, in
-    memory. Other limiters count a request once, when it is sent, and so exceed it by jitter.
+    are stored in the SQLite file `path`, so that other runs know them; without a path, in memory.
+    Other limiters count a request once, when it is sent, and so exceed it by jitter.
+
+    Times are those of a clock that starts with the machine, goes on while it sleeps, and that
+    nobody can set. A killed run's requests hold their slots for as long as Twilio may count them.
     """
 
     def __init__(self, limit: int, path: Path | None = None) -> None:
@@ -36,12 +45,13 @@ class Pacer:
         self._closed = threading.Event()
         self._in_flight: set[int] = set()
         self._told_until = 0.0
-        # Wall time, because the next run needs it; advanced by a clock that nobody can set.
-        self._started = time.time() - time.monotonic()
+        self._boot = _boot()
         try:
             self._slots = self._opened()
         except (OSError, sqlite3.OperationalError) as error:
             raise self._unusable(error) from error
+        if path is not None:
+            threading.Thread(target=self._renew, daemon=True).start()
 
     def __enter__(self) -> Pacer:
         return self
@@ -86,9 +96,8 @@ class Pacer:
     def _freed(self) -> list[float]:
         """For each slot in use, the seconds until it is free; soonest first."""
         with self._transaction() as slots:
-            now = self._now()
-            query = "select free_at from slots where free_at > ? order by free_at"
-            return [min(at - now, WINDOW) for (at,) in slots.execute(query, [now])]
+            query = f"select {_LEFT} as left from held where left > 0 order by left"
+            return [min(left, WINDOW) for (left,) in slots.execute(query, self._times())]
 
     def _take(self) -> int:
         while True:
@@ -101,27 +110,44 @@ class Pacer:
     def _claim(self) -> tuple[int | None, float]:
         """A slot's number and 0, or None and the seconds to wait before the next try."""
         with self._transaction() as slots:
-            now = self._now()
+            times = self._times()
             own = ",".join(map(str, self._in_flight))
-            slots.execute(f"delete from slots where free_at <= ? and id not in ({own})", [now])
-            (taken,) = slots.execute("select count(*) from slots").fetchone()
+            slots.execute(f"delete from held where {_LEFT} <= 0 and id not in ({own})", times)
+            (taken,) = slots.execute("select count(*) from held").fetchone()
             if taken >= self._limit:
-                query = "select free_at from slots order by free_at limit 1 offset ?"
-                (free_at,) = slots.execute(query, [taken - self._limit]).fetchone()
-                return None, min(max(free_at - now, 0.01), WINDOW)
-            # Store the slot before the request, for the longest time: after a kill it still counts.
-            row = slots.execute("insert into slots (free_at) values (?)", [now + 2 * WINDOW])
-            number = row.lastrowid or 0
+                place = {**times, "place": taken - self._limit}
+                query = f"select {_LEFT} as left from held order by left limit 1 offset :place"
+                (left,) = slots.execute(query, place).fetchone()
+                return None, min(max(left, 0.01), WINDOW)
+            # Store the slot before the request: after a kill it still counts.
+            number = self._hold(slots, None, _LEASE)
             self._in_flight.add(number)
             return number, 0.0
+
+    def _hold(self, slots: sqlite3.Connection, number: int | None, seconds: float) -> int:
+        """Stores that slot `number` (None: a new one) is free in so many seconds."""
+        given = {**self._times(), "number": number, "seconds": seconds}
+        row = slots.execute(
+            "insert or replace into held"
+            " values (:number, :boot, :now + :seconds, :wall + :seconds)",
+            given,
+        )
+        return row.lastrowid or 0
+
+    def _renew(self) -> None:
+        """Renews the slots of requests in flight: an answer may take longer than a lease."""
+        while not self._closed.wait(_RENEWAL):
+            if self._in_flight:
+                with suppress(Failure), self._transaction() as slots:  # a request tells it, too
+                    for number in self._in_flight:
+                        self._hold(slots, number, _LEASE)
 
     def _release(self, number: int) -> None:
         if self._closed.is_set():  # the slot stays in use, as after a kill
             return
         with self._transaction() as slots:
             self._in_flight.discard(number)
-            free_at = self._now() + WINDOW
-            slots.execute("insert or replace into slots values (?, ?)", [number, free_at])
+            self._hold(slots, number, WINDOW)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -131,18 +157,9 @@ class Pacer:
             try:
                 self._slots.execute("begin immediate")
                 with self._slots:
-                    self._catch_up()
                     yield self._slots
             except sqlite3.Error as error:
                 raise self._unusable(error) from error
-
-    def _catch_up(self) -> None:
-        """Moves all slots forward if the machine has slept or its clock was set forward. The next
-        run reads that clock, and would find the slots free too early."""
-        behind = time.time() - self._now()
-        if behind > _DRIFT:
-            self._started += behind
-            self._slots.execute("update slots set free_at = free_at + ?", [behind])
 
     def _opened(self) -> sqlite3.Connection:
         if self._path is None:
@@ -162,17 +179,32 @@ class Pacer:
         )
         try:
             slots.execute("pragma synchronous = off")  # no fsync: the file covers only one minute
-            slots.execute("create table if not exists slots (id integer primary key, free_at real)")
-            # Shorten slots of requests that a kill interrupted, or of a clock that was ahead.
-            latest = self._now() + WINDOW
-            slots.execute("update slots set free_at = ? where free_at > ?", [latest, latest])
+            slots.execute(
+                "create table if not exists held"
+                " (id integer primary key, boot text, free_at real, free_wall real)"
+            )
+            if slots.execute("select 1 from sqlite_master where name = 'slots'").fetchone():
+                # Of a release that knew only the wall clock.
+                slots.execute("insert into held select null, '', free_at, free_at from slots")
+                slots.execute("drop table slots")
+            # Shorten slots of requests that a kill interrupted, or of a clock that was ahead. A run
+            # that is alive renews its own.
+            slots.execute(
+                f"update held set free_at = min(free_at, :now + {WINDOW}),"
+                f" free_wall = min(free_wall, :wall + {WINDOW})",
+                self._times(),
+            )
         except BaseException:
             slots.close()
             raise
         return slots
 
+    def _times(self) -> dict[str, float | str]:
+        return {"boot": self._boot, "now": self._now(), "wall": time.time()}
+
     def _now(self) -> float:
-        return self._started + time.monotonic()
+        """Seconds since the machine started; the wall clock where that is not known."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) if self._boot else time.time()
 
     def _tell(self, wait: float) -> None:
         """Logs the wait: one line for all threads that wait for the same slots."""
@@ -185,3 +217,11 @@ class Pacer:
     def _unusable(self, error: Exception) -> Failure:
         why = advised(str(error))
         return Failure(f"{self._path}, the file of the rate limit, cannot be used: {why}")
+
+
+def _boot() -> str:
+    """Linux's id of this start of the machine, the same in all its containers; else empty."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""

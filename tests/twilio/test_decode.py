@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import email.utils
 import json
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pyarrow as pa
@@ -112,7 +113,9 @@ def test_dates_are_instants(text: str) -> None:
         ({**ATTEMPT, "sid": 5}, "no usable sid"),
         ({**ATTEMPT, "date_created": "soon"}, "no usable date_created"),
         ({**ATTEMPT, "date_created": None}, "no usable date_created"),
-        ({**ATTEMPT, "date_created": 1767225600}, "no usable date_created"),
+        ({**ATTEMPT, "date_created": 17672256}, "no usable date_created"),
+        ({**ATTEMPT, "date_created": 1767225600000000}, "no usable date_created"),
+        ({**ATTEMPT, "date_created": "2" * 1_000_000}, "no usable date_created"),
         *(
             ({**ATTEMPT, "date_created": half}, "no usable date_created")
             for half in (
@@ -176,17 +179,48 @@ def test_extra_is_the_same_text_whatever_the_order_of_its_keys() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["2026-11-20T13:00:00+01:00", "Fri, 20 Nov 2026 12:00:00 +0000"])
+AT_NOON = [
+    "2026-11-20T13:00:00+01:00", "2026-11-20t12:00:00z", "20261120T120000Z", "20261120t1300+0100",
+    "2026-11-20T12:00:00", "2026-11-20 12:00:00", "2026-11-20T12:00:00.000000000Z",
+    "Fri, 20 Nov 2026 12:00:00 +0000", "Fri, 20 Nov 2026 12:00:00 -0000",
+    "Fri, 20 Nov 2026 12:00:00", "Fri, 20 Nov 2026 12:00:00 GMT", "Fri, 20 Nov 2026 07:00:00 EST",
+    "Fri Nov 20 12:00:00 2026", "1795176000", "1795176000.0", "1795176000000", " 1795176000 ",
+    1795176000, 1795176000.0, 1795176000000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
 def test_dates_are_instants_in_whatever_zone_it_runs(
-    monkeypatch: pytest.MonkeyPatch, text: str
+    monkeypatch: pytest.MonkeyPatch, zone: str
 ) -> None:
-    monkeypatch.setenv("TZ", "America/New_York")
+    monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        assert row(date_updated=text)["date_updated"] == NOW
+        for given in AT_NOON:
+            assert row(date_updated=given)["date_updated"] == NOW, given
+            assert row(date_created=given)["date_created"] == NOW, given
     finally:
         monkeypatch.delenv("TZ")
         time.tzset()
+
+
+@given(
+    st.datetimes(datetime(2000, 1, 1), datetime(2099, 12, 31)),  # noqa: DTZ001
+    st.integers(-14 * 60, 14 * 60),
+)
+def test_every_spelling_of_an_instant_is_the_same(at: datetime, offset: int) -> None:
+    expected = at.replace(microsecond=0, tzinfo=timezone.utc)
+    local = expected.astimezone(timezone(timedelta(minutes=offset)))
+    for text in (
+        expected.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        local.isoformat(),
+        local.strftime("%Y%m%dT%H%M%S%z"),
+        email.utils.format_datetime(local),
+        expected.ctime(),
+        int(expected.timestamp()),
+        str(int(expected.timestamp()) * 1000),
+    ):
+        assert row(date_created=text)["date_created"] == expected, text
 
 
 def test_of_doubles_in_a_page_the_last_stays() -> None:

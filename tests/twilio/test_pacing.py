@@ -140,26 +140,96 @@ def test_a_stamp_from_the_future_blocks_no_longer_than_a_window(
     with Pacer(1, tmp_path / "requests") as pacer:
         send(pacer, [])
     with sqlite3.connect(tmp_path / "requests") as slots:
-        slots.execute("update slots set free_at = free_at + 86400")
+        slots.execute("update held set free_at = free_at + 86400, boot = 'another start'")
+        slots.execute("update held set free_wall = free_wall + 86400")
     slots.close()
     with Pacer(1, tmp_path / "requests") as pacer, pacer.slot():
         assert waits.elapsed == pytest.approx(WINDOW, abs=0.1)
 
 
-def test_a_machine_that_slept_or_was_set_forward_keeps_its_limit(
-    waits: Time, tmp_path: Path
+@pytest.mark.parametrize(
+    ("by", "moved"),
+    [("slept", 8 * 3600), ("slept", 50), *(("set", by) for by in (50, -120, -86_400, 86_400))],
+)
+def test_a_clock_that_moves_changes_nothing(
+    waits: Time, tmp_path: Path, by: str, moved: float
 ) -> None:
-    """The next run uses the wall clock."""
+    """The machine sleeps, or somebody sets its clock, between and during two runs at once."""
     arrivals: list[float] = []
-    with Pacer(2, tmp_path / "requests") as pacer:
-        send(pacer, arrivals)
-        waits.slept += 3600  # the machine slept an hour: only the wall clock moved
-        send(pacer, arrivals)
-    with Pacer(2, tmp_path / "requests") as pacer:
-        for _ in range(3):
+    with Pacer(4, tmp_path / "requests") as one, Pacer(4, tmp_path / "requests") as other:
+        for pacer in (one, other):
+            send(pacer, arrivals)
+        setattr(waits, by, moved)
+        before = len(arrivals)
+        for number in range(12):
+            send(other if number % 2 else one, arrivals)
+    with Pacer(4, tmp_path / "requests") as later:
+        for _ in range(4):
+            send(later, arrivals)
+    if by == "set":  # the time since each request is what it was
+        assert busiest(arrivals, WINDOW) == 4
+    assert busiest(arrivals[before:], WINDOW) == 4
+    assert waits.elapsed <= 5 * WINDOW
+
+
+def test_after_a_restart_of_the_machine_the_wall_clock_counts(
+    waits: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one that was set: nobody waits for longer than a minute."""
+    for moved in (0, -3600, 30):
+        with Pacer(1, tmp_path / "requests") as pacer:
+            send(pacer, [])
+        monkeypatch.setattr(pacing, "_boot", lambda moved=moved: f"start {moved}")
+        waits.set += moved
+        waits.elapsed += 10
+        began = waits.elapsed
+        with Pacer(1, tmp_path / "requests") as pacer, pacer.slot():
+            expected = {0: 50, -3600: WINDOW, 30: 20}[moved]
+            assert waits.elapsed - began == pytest.approx(expected, abs=0.1)
+
+
+def test_where_nobody_knows_when_the_machine_started_the_wall_clock_counts(
+    waits: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "_BOOT_ID", tmp_path / "nothing")
+    arrivals: list[float] = []
+    for _ in range(3):
+        with Pacer(2, tmp_path / "requests") as pacer:
             send(pacer, arrivals)
     assert busiest(arrivals, WINDOW) == 2
-    assert arrivals[-1] == pytest.approx(2 * WINDOW, abs=0.1)
+
+
+def test_the_file_of_an_earlier_release_is_taken_over(waits: Time, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "requests") as slots:
+        slots.execute("create table slots (id integer primary key, free_at real)")
+        slots.execute("insert into slots (free_at) values (?)", [waits.time() + 40])
+    slots.close()
+    with Pacer(1, tmp_path / "requests") as pacer, pacer.slot():
+        assert waits.elapsed == pytest.approx(40, abs=0.1)
+
+
+def test_an_answer_longer_than_any_lease_keeps_its_slot_from_other_runs(
+    waits: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run renews the lease. A killed run cannot."""
+    monkeypatch.setattr(pacing, "_RENEWAL", 0.005)
+    renewed = threading.Event()
+    hold = Pacer._hold
+
+    def holding(pacer: Pacer, *given: object) -> int:
+        renewed.set()
+        return hold(pacer, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pacer, "_hold", holding)
+    with Pacer(1, tmp_path / "requests") as slow, Pacer(1, tmp_path / "requests") as other:
+        with slow.slot():
+            for _ in range(10):
+                renewed.clear()
+                waits.sleep(pacing._LEASE - 1)
+                renewed.wait()
+                wait_until(lambda: slow.seconds_for(1) > pacing.WINDOW - 1)
+                assert other._claim()[0] is None
+        assert other.seconds_for(1) == pytest.approx(WINDOW, abs=0.1)
 
 
 def test_a_limit_that_is_none_is_refused() -> None:
@@ -183,7 +253,7 @@ def test_a_broken_log_is_begun_anew(tmp_path: Path) -> None:
     with Pacer(1, tmp_path / "requests") as pacer:
         send(pacer, [])
     with sqlite3.connect(tmp_path / "requests") as slots:
-        assert slots.execute("select count(*) from slots").fetchall() == [(1,)]
+        assert slots.execute("select count(*) from held").fetchall() == [(1,)]
     slots.close()
 
 
@@ -224,9 +294,8 @@ def test_the_least_time_for_so_many_requests(limit: int, taken: list[float], req
     """Compared with a simulation in which every request is answered at once."""
     with patch.object(pacing, "time", Time()), Pacer(limit) as pacer:
         slots = sorted(taken)[:limit]
-        now = pacer._now()
         for free_in in slots:
-            pacer._slots.execute("insert into slots (free_at) values (?)", [now + free_in])
+            pacer._hold(pacer._slots, None, free_in)
         assert pacer.taken() == len(slots)
         slots, at = [*slots, *[0.0] * (limit - len(slots))], 0.0
         for _ in range(requests):
