@@ -77,13 +77,14 @@ def show(
 
     from pipelines.commands._results import run_query
     from pipelines.twilio.clock import Clock
+    from pipelines.twilio.newest import newest
     from pipelines.warehouse.connections import connect as connect_database
     from pipelines.warehouse.ingest import connect
     from pipelines.warehouse.tables import create_raw
     from pipelines.warehouse.views import create_views
 
     with connect(settings, Clock(now)) as client:
-        pages = client.read(*window, filters, limit)
+        pages = newest(client, *window, filters, limit)
     attempts = pa.concat_tables([page.attempts for page in pages])
     rejected = sum(page.rejected.num_rows for page in pages)
     if rejected:

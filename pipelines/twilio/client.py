@@ -94,16 +94,18 @@ class Client:
         filters: Filters = NO_FILTERS,
         limit: int | None = None,
         watch: Callable[[int, int], None] = lambda *_: None,
+        page_size: int | None = None,
     ) -> list[Page]:
         """The pages of attempts created in the window: all, or enough pages for `limit` attempts.
 
-        Twilio does not document whether it includes the bounds. Two pages may hold the same
-        attempt. After each page `watch` is called with the number of pages and of attempts so far.
-        Both start from 0 again on a restart. Raises Failure (or a subclass of it from transport)
-        if the last page cannot be reached.
+        Twilio does not document their order, so the newest `limit` are found by newest. Nor whether
+        it includes the bounds. Two pages may hold the same attempt. After each page `watch` is
+        called with the number of pages and of attempts so far. Both start from 0 again on a
+        restart. A page has the client's page_size, or `page_size` or `limit` if smaller. Raises
+        Failure (or a subclass of it from transport) if the last page cannot be reached.
         """
         query, restarts = ListQuery(after, before, filters), 0
-        size = min(self.page_size, limit or self.page_size)
+        size = min(self.page_size, page_size or limit or self.page_size)
         while True:
             try:
                 pages = _watched(watch, _first(limit, self._chain(query, size)))

@@ -10,7 +10,7 @@ from datetime import datetime
 import pytest
 
 from pipelines.__main__ import main
-from tests.worlds import NOW, Capture, World, refused
+from tests.worlds import NOW, Capture, World, configure, refused
 
 
 def listed(capfd: Capture, *options: str) -> list[dict[str, str]]:
@@ -29,6 +29,22 @@ def test_list_shows_what_is_there_now_and_stores_nothing(configured: World, capf
     assert [file.name for file in configured.settings.directory.iterdir()] == ["requests.sqlite"]
     assert main(["list", "--limit=1"], now=NOW) == 0
     assert found[0]["attempt_sid"] in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("options", [["--limit=3"], ["--limit=1", "--channel=sms"], []])
+def test_list_shows_the_newest_of_an_api_that_lists_the_oldest_first(
+    make_world: Callable[..., World],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Capture,
+    options: list[str],
+) -> None:
+    world = make_world(oldest_first=True)
+    configure(world, monkeypatch)
+    rows = [row for row in world.truth().values() if not options[1:] or row["channel"] == "sms"]
+    newest = sorted(rows, key=lambda row: row["date_created"], reverse=True)
+    found = [row["attempt_sid"] for row in listed(capfd, *options)]
+    assert found == [row["sid"] for row in newest][: len(found)]
+    assert len(found) == int(options[0][8:] if options else 20)
 
 
 @pytest.mark.parametrize(
