@@ -131,7 +131,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-@pytest.mark.parametrize("answers", [100, pytest.param(1_500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("answers", [60, pytest.param(400, marks=pytest.mark.long)])
 def test_a_run_ends_with_a_word_and_loses_nothing(
     make_world: Callable[..., World],
     monkeypatch: pytest.MonkeyPatch,
@@ -140,7 +140,7 @@ def test_a_run_ends_with_a_word_and_loses_nothing(
 ) -> None:
     world = make_world(attempts=400)
     configure(world, monkeypatch)
-    monkeypatch.setenv("SOURCES__TWILIO_VERIFY__PAGE_SIZE", "50")
+    monkeypatch.setenv("SOURCES__TWILIO_VERIFY__PAGE_SIZE", "20")
     before, stored = peak(), set[str]()
     with monkeypatch.context() as patch:
         hostile = Hostile(patch, share=0.4)
