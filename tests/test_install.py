@@ -96,6 +96,19 @@ def test_it_works_where_it_is_installed(
     assert installed("check")[0] == 0
 
 
+def test_another_package_of_that_name_does_not_shadow_ours(
+    installed: Callable[..., tuple[int, str, str]],
+    site: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "theirs" / "pipelines").mkdir(parents=True)
+    (tmp_path / "theirs" / "pipelines" / "__init__.py").write_text("raise SystemExit('theirs')")
+    (tmp_path / "theirs" / "pipelines" / "__main__.py").write_text("raise SystemExit('theirs')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'theirs'}{os.pathsep}{site}")
+    assert installed("--version") == (0, f"verify-sync {release()}\n", "")
+
+
 def locked(name: str) -> set[str]:
     """The requirements of a lock file: names, versions and markers."""
     return set((REPOSITORY / name).read_text(encoding="utf-8").splitlines())

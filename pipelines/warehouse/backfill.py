@@ -23,6 +23,7 @@ from pipelines.reading.slices import batches
 from pipelines.reading.windows import Window, WindowsRead, remaining
 from pipelines.twilio.client import Client
 from pipelines.twilio.limits import RETENTION
+from pipelines.warehouse.files import keep_owner
 from pipelines.warehouse.folder import Warehouse
 from pipelines.warehouse.ingest import sizing, windows_read
 from pipelines.warehouse.session import session
@@ -165,6 +166,7 @@ def _write(directory: Path, unfinished: list[Backfill]) -> None:
         return
     fresh = directory / f"{_UNFINISHED}.new"
     fresh.write_text(json.dumps([asdict(one) for one in unfinished], indent=1), encoding="utf-8")
+    keep_owner(fresh, directory / _UNFINISHED)
     os.replace(fresh, directory / _UNFINISHED)
 
 

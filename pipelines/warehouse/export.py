@@ -10,6 +10,7 @@ from pipelines.errors import Failure, Misuse, advised, first_line, masked
 from pipelines.reading.raw_tables import TABLES
 from pipelines.text import counted
 from pipelines.warehouse.connections import quoted
+from pipelines.warehouse.files import keep_owner
 from pipelines.warehouse.tables import SCHEMA
 
 _RELATIONS = f"""
@@ -70,6 +71,7 @@ def _write(connection: duckdb.DuckDBPyConnection, schema: str, name: str, target
         connection.execute(
             f"copy (select {selected} from {schema}.{name}) to '{quoted(partial)}' (format {style})"
         )
+        keep_owner(partial, target)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

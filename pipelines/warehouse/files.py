@@ -55,7 +55,7 @@ def put(fresh: Path, target: Path) -> None:
     """
     real = target.resolve()
     logs = {wal_of(target), wal_of(real)}  # DuckDB writes it beside the name that it was given
-    _give_to_owner(fresh, real)
+    keep_owner(fresh, real)
     for log in logs:
         log.unlink(missing_ok=True)
     os.replace(fresh, real)
@@ -63,7 +63,7 @@ def put(fresh: Path, target: Path) -> None:
         log.unlink(missing_ok=True)
 
 
-def _give_to_owner(fresh: Path, replaced: Path) -> None:
+def keep_owner(fresh: Path, replaced: Path) -> None:
     """Gives the new file the owner, group and mode of the one that it replaces."""
     if not replaced.exists():
         return

@@ -24,8 +24,10 @@ def test_an_export_has_every_view_and_raw_table(
     configured: World, capsys: Capture, tmp_path: Path
 ) -> None:
     folder = tmp_path / "here" / "it's"
-    for _ in range(2):  # the second export replaces the first
+    for mode in (0o640, 0o604):  # the second export replaces the first
         assert main(["export", str(folder)], now=NOW) == 0
+        assert mode == 0o640 or f"{(folder / 'settings.parquet').stat().st_mode & 0o777:o}" == "640"
+        (folder / "settings.parquet").chmod(mode)
     names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     raw = ["attempts", "windows_read", "sync_runs", "reconciliations", "rejected_attempts"]
     views = [*(file.stem for file in view_files()), "settings"]

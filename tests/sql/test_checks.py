@@ -387,3 +387,23 @@ def test_the_check_of_new_gaps_finds_those_of_the_view(
         "select max(read_at) from twilio_verify.windows_read) - interval 37 day"
     ).fetchall()
     assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_value_of_any_length_or_kind_is_shown_on_a_short_line(
+    configured: World, capsys: Capture
+) -> None:
+    """A terminal would obey its control characters."""
+    with duckdb.connect(str(configured.settings.directory / "loading.duckdb")) as connection:
+        connection.execute(
+            "update twilio_verify.attempts set channel = 'x@' || repeat('a+', 500000) "
+            f"{FIRST}; update twilio_verify.attempts set channel = chr(27) || '[2J' || chr(13) ||"
+            " chr(8238) || 'ok  all_is_well' where sid = (select max(sid) from"
+            " twilio_verify.attempts)"
+        )
+    assert main(["check"], now=NOW) == 0
+    told = capsys.readouterr().out
+    assert told.replace("\n", "").isprintable()
+    assert max(map(len, told.splitlines())) < 1_000
+    assert "\\x1b[2j" in told
+    assert not [line for line in told.splitlines() if line.startswith("ok  all")]
