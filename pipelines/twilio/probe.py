@@ -6,13 +6,13 @@ command `probe`.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
-from itertools import pairwise
 from typing import NamedTuple
 
-from pipelines.errors import masked
+from pipelines.errors import Failure, masked
 from pipelines.text import counted
 from pipelines.twilio.clock import instant_of
 from pipelines.twilio.connection import Answer
@@ -56,6 +56,7 @@ def findings(ask: Ask, now: datetime) -> Iterator[Finding]:
 
     Raises Failure if an answer that must be good is not.
     """
+    ask = _at_most(MOST_REQUESTS, ask)
     whole = _bounds(now - RETENTION + timedelta(hours=1), now)
     answer = ask(_LIST, {**whole, "PageSize": str(MAX_PAGE_SIZE)})
     yield _page_size(answer)
@@ -77,6 +78,17 @@ def findings(ask: Ask, now: datetime) -> Iterator[Finding]:
         yield _fraction(ask, first, last)
     yield from _nothing(ask, now)
     yield from _mistakes(ask, whole)
+
+
+def _at_most(requests: int, ask: Ask) -> Ask:
+    left = itertools.count(requests, -1)
+
+    def limited(path: str, parameters: Mapping[str, str]) -> Answer:
+        if not next(left):
+            raise Failure(f"more than {requests} requests would be needed: report this")
+        return ask(path, parameters)
+
+    return limited
 
 
 def _page_size(answer: Answer) -> Finding:
@@ -114,7 +126,9 @@ def _values(sample: Listed) -> Iterator[Finding]:
     if not rows:
         yield Finding("attempts of the last 30 days", "none, so most cannot be told", "", None)
         return
-    steps = {(before < after) - (before > after) for before, after in pairwise(created)} - {0}
+    steps = {
+        (before < after) - (before > after) for before, after in itertools.pairwise(created)
+    } - {0}
     order = {(1,): "oldest first", (-1,): "newest first", (-1, 1): "in no order"}
     told = order.get(tuple(sorted(steps)), "cannot be told")
     yield Finding("order of the list", told, "any order")
