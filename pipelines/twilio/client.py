@@ -86,6 +86,7 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self._pacer.close()
+        self._transport.close()
 
     def read(
         self,

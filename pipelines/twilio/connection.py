@@ -7,6 +7,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 import requests
@@ -46,6 +47,10 @@ class Connection:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, self._adapter)
 
+    def close(self) -> None:
+        """Also ends a request of another thread."""
+        self._session.close()
+
     def get(self, url: str, parameters: Mapping[str, str], auth: tuple[str, str]) -> Answer:
         """Raises TooLarge, or an error of requests or urllib3: ReadTimeout if `longest` is over."""
         with (
@@ -62,6 +67,15 @@ class Connection:
         ):
             content = _content(response)
             return Answer(response.status_code, response.reason or "", response.headers, content)
+
+
+class _Asking(threading.local):
+    """The adapter of the request that this thread sends."""
+
+    adapter: _Adapter | None = None
+
+
+_asking = _Asking()
 
 
 class _Session(requests.Session):
@@ -86,7 +100,7 @@ class _Adapter(HTTPAdapter):
     @contextmanager
     def ended_after(self, seconds: float) -> Iterator[None]:
         """Raises ReadTimeout if the block takes longer, whatever it raised or returned."""
-        self._is_over = False
+        _asking.adapter, self._is_over = self, False
         timer = threading.Timer(seconds, self._end)
         timer.daemon = True
         timer.start()
@@ -97,37 +111,31 @@ class _Adapter(HTTPAdapter):
                 raise
         finally:
             timer.cancel()
+            _asking.adapter = None
         if self._is_over:
             raise requests.ReadTimeout
 
     def init_poolmanager(self, *args: Any, **named: Any) -> None:
         super().init_poolmanager(*args, **named)
-        self._watch(self.poolmanager)
+        _watch(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **named: Any) -> Any:
         is_new = proxy not in self.proxy_manager
         manager = super().proxy_manager_for(proxy, **named)
         if is_new:
-            self._watch(manager)
+            _watch(manager)
         return manager
 
-    def _watch(self, manager: Any) -> None:
-        """Makes all connections of the pool manager tell their sockets."""
-        pools = manager.pool_classes_by_scheme
-        manager.pool_classes_by_scheme = {name: self._watched(pools[name]) for name in pools}
+    def close(self) -> None:
+        self._end()
+        with self._lock:
+            if self._line is not None:
+                self._line.close()
+                self._line = None
+        super().close()
 
-    def _watched(self, pool: Any) -> Any:
-        hold = self._hold
-
-        class Watched(pool.ConnectionCls):  # type: ignore[misc]
-            def _new_conn(self) -> socket.socket:
-                line: socket.socket = super()._new_conn()
-                hold(line)
-                return line
-
-        return type(pool.__name__, (pool,), {"ConnectionCls": Watched})
-
-    def _hold(self, line: socket.socket) -> None:
+    def hold(self, line: socket.socket) -> None:
+        """Keeps a second handle of a new connection's socket."""
         with self._lock:
             if self._line is not None:
                 self._line.close()
@@ -140,6 +148,24 @@ class _Adapter(HTTPAdapter):
         with self._lock, suppress(OSError):  # perhaps it is closed already
             if self._line is not None:
                 self._line.shutdown(socket.SHUT_RDWR)
+
+
+def _watch(manager: Any) -> None:
+    """Makes new connections of the pool manager tell their sockets."""
+    pools = manager.pool_classes_by_scheme
+    manager.pool_classes_by_scheme = {name: _watched(pools[name]) for name in pools}
+
+
+@cache
+def _watched(pool: Any) -> Any:
+    class Watched(pool.ConnectionCls):  # type: ignore[misc]
+        def _new_conn(self) -> socket.socket:
+            line: socket.socket = super()._new_conn()
+            if _asking.adapter is not None:
+                _asking.adapter.hold(line)
+            return line
+
+    return type(pool.__name__, (pool,), {"ConnectionCls": Watched})
 
 
 def _content(response: requests.Response) -> bytes:

@@ -92,8 +92,16 @@ class Transport:
         self._give_up_after = give_up_after
         self._outage = Outage()
         self._local = threading.local()
+        self._connections: list[Connection] = []
         self._lock = threading.Lock()
         self._told = 0  # the highest try number logged since the last good answer
+
+    def close(self) -> None:
+        """Closes the connections of all threads, and so ends their requests."""
+        with self._lock:
+            connections = [*self._connections]
+        for connection in connections:
+            connection.close()
 
     def get(
         self,
@@ -182,6 +190,8 @@ class Transport:
         if not hasattr(self._local, "connection"):
             longest = longest_answer(self._timeout)
             self._local.connection = Connection(self._timeout, longest, self.base.is_local)
+            with self._lock:
+                self._connections.append(self._local.connection)
         connection: Connection = self._local.connection
         return connection
 
