@@ -62,7 +62,7 @@ def _check_filters(filters: Filters, attempts: pa.Table) -> None:
     attempts. An attempt without a value for the filter passes.
     """
     for parameter, column, wanted in filters.columns():
-        found = pc.utf8_lower(attempts[column])
+        found = pc.utf8_lower(pc.utf8_trim_whitespace(attempts[column]))
         # A destination may start with its channel, as in whatsapp:+…
         is_other = pc.invert(pc.ends_with(found, wanted.lower()))
         others = attempts.filter(is_other)  # drops nulls too

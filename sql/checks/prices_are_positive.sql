@@ -9,4 +9,4 @@ select
 from twilio_verify.attempts
 where
     try_cast(price__value as decimal(18, 6)) < 0
-    or (price__value != '' and try_cast(price__value as decimal(18, 6)) is null);
+    or (trim(price__value, e' \t\n\r') != '' and try_cast(price__value as decimal(18, 6)) is null);

@@ -1,32 +1,94 @@
 create or replace view stg_attempts as
+-- The API's text without white space around it. Trimming a million texts takes 0.2 s, so the usual
+-- values come first: they need none. Those of channel and conversion_status are in a dictionary:
+-- DuckDB trims each distinct one once.
+with trimmed as (
+    select
+        sid,
+        case
+            when verification_sid != '' then verification_sid
+            else coalesce(nullif(channel_data__verification_sid, ''), sid)
+        end as verification_sid,
+        service_sid,
+        account_sid,
+        trim(channel, e' \t\n\r') as channel,
+        case
+            when length(channel_data__country) = 2 and channel_data__country >= 'A'
+                then channel_data__country
+            else trim(channel_data__country, e' \t\n\r')
+        end as country,
+        channel_data__locale as locale,
+        channel_data__carrier as carrier,
+        channel_data__mcc as mcc,
+        channel_data__mnc as mnc,
+        -- A number may follow its channel, as in whatsapp:+57… An e-mail address may hold `:+` too.
+        case
+            when channel_data__to like '+%' then channel_data__to
+            when channel_data__to like '%:+%' and channel_data__to not like '%@%'
+                then '+' || trim(split_part(channel_data__to, ':+', -1))
+            else trim(channel_data__to)
+        end as destination,
+        trim(conversion_status, e' \t\n\r') as conversion_status,
+        case channel_data__status
+            when 'unconfirmed' then 'unconfirmed'
+            when 'confirmed' then 'confirmed'
+            when 'expired' then 'expired'
+            else lower(trim(channel_data__status, e' \t\n\r'))
+        end as verification_status,
+        case channel_data__message_status
+            when 'delivered' then 'delivered'
+            when 'read' then 'read'
+            when 'completed' then 'completed'
+            when 'undelivered' then 'undelivered'
+            when 'failed' then 'failed'
+            when 'sent' then 'sent'
+            when 'no-answer' then 'no-answer'
+            when 'busy' then 'busy'
+            else lower(case
+                when regexp_matches(channel_data__message_status, '\s')
+                    then trim(channel_data__message_status, e' \t\n\r')
+                else channel_data__message_status
+            end)
+        end as message_status,
+        -- 30008.0 is 30008.
+        regexp_replace(trim(channel_data__error_code, e' \t\n\r'), '[.]0*$', '') as error_code,
+        case
+            when length(price__currency) = 3 and price__currency >= 'A' then price__currency
+            else trim(price__currency, e' \t\n\r')
+        end as currency,
+        channel_data__code_length as code_length,
+        price__value as price,
+        date_created as created_at,
+        date_updated as updated_at,
+        read_at
+    from twilio_verify.attempts
+)
+
 select
     sid as attempt_sid,
-    coalesce(
-        nullif(verification_sid, ''), nullif(channel_data__verification_sid, ''), sid
-    ) as verification_sid,
+    verification_sid,
     nullif(service_sid, '') as service_sid,
     nullif(account_sid, '') as account_sid,
     lower(nullif(channel, '')) as channel,
-    upper(nullif(channel_data__country, '')) as country,
-    nullif(channel_data__locale, '') as locale,
-    nullif(channel_data__carrier, '') as carrier,
-    nullif(channel_data__mcc, '') as mcc,
-    nullif(channel_data__mnc, '') as mnc,
-    nullif(channel_data__to, '') as destination,
+    upper(nullif(country, '')) as country,
+    nullif(locale, '') as locale,
+    nullif(carrier, '') as carrier,
+    nullif(mcc, '') as mcc,
+    nullif(mnc, '') as mnc,
+    nullif(destination, '') as destination,
     case
-        when contains(channel_data__to, '@')
-            then nullif(lower(split_part(channel_data__to, '@', -1)), '')
-        -- Same result as the else branch, but DuckDB computes it once per distinct number. That
-        -- saves a fifth of the time of pumping_suspects.
-        when length(channel_data__to) > 5 then left(channel_data__to, -4)
-        else nullif(nullif(left(channel_data__to, -4), ''), '+')
+        when contains(destination, '@')
+            then nullif(lower(split_part(destination, '@', -1)), '')
+        -- Same result as the else branch, but it saves a tenth of the time of pumping_suspects.
+        when length(destination) > 5 then left(destination, -4)
+        else nullif(nullif(left(destination, -4), ''), '+')
     end as destination_prefix,
     lower(nullif(conversion_status, '')) as conversion_status,
-    lower(nullif(channel_data__status, '')) as verification_status,
-    lower(nullif(channel_data__message_status, '')) as message_status,
+    nullif(verification_status, '') as verification_status,
+    nullif(message_status, '') as message_status,
     -- No `in (...)` lists: each would cost a join in every view, even in those that do not use the
     -- column.
-    case lower(channel_data__message_status)
+    case message_status
         when 'delivered' then 'delivered'
         when 'read' then 'delivered'
         when 'completed' then 'delivered'
@@ -36,17 +98,24 @@ select
         when 'busy' then 'failed'
         when 'no-answer' then 'failed'
     end as receipt,
-    nullif(nullif(trim(channel_data__error_code), ''), '0') as error_code,
-    upper(nullif(price__currency, '')) as currency,
-    try_cast(channel_data__code_length as integer) as code_length,
-    try_cast(price__value as decimal(18, 6)) as price,
-    date_created as created_at,
-    date_updated as updated_at,
+    case lower(error_code)
+        when '' then null
+        when '0' then null
+        when 'null' then null
+        when 'none' then null
+        when 'nan' then null
+        else error_code
+    end as error_code,
+    upper(nullif(currency, '')) as currency,
+    try_cast(code_length as integer) as code_length,
+    try_cast(price as decimal(18, 6)) as price,
+    created_at,
+    updated_at,
     read_at,
     -- In microseconds: a difference of timestamps counts days in the reader's time zone.
-    to_microseconds(epoch_us(read_at) - epoch_us(date_created)) as read_age,
+    to_microseconds(epoch_us(read_at) - epoch_us(created_at)) as read_age,
     coalesce(lower(conversion_status) = 'converted', false) as is_converted
-from twilio_verify.attempts;
+from trimmed;
 
 comment on view stg_attempts is
 'One row per attempt: raw values, renamed, cast and normalised. Unknown values stay null.';
@@ -61,7 +130,8 @@ comment on column stg_attempts.locale is 'Language of the message, as Twilio giv
 comment on column stg_attempts.carrier is 'Name of the destination network.';
 comment on column stg_attempts.mcc is 'Mobile country code, text with its leading zeros.';
 comment on column stg_attempts.mnc is 'Mobile network code, text with its leading zeros.';
-comment on column stg_attempts.destination is 'Phone number (E.164) or e-mail address.';
+comment on column stg_attempts.destination is
+'Phone number (E.164, without a channel such as whatsapp: before it) or e-mail address.';
 comment on column stg_attempts.destination_prefix is
 'Phone number without its last 4 digits; for e-mail the domain, lower case.';
 comment on column stg_attempts.conversion_status is 'converted or unconverted, lower case.';

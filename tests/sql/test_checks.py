@@ -209,6 +209,19 @@ def test_fees_add_up_where_a_price_is_in_their_currency(
     assert sorted(rows(database, check)) == found
 
 
+@pytest.mark.parametrize("name", ["values_are_known", "prices_are_positive"])
+@pytest.mark.parametrize("space", [" ", "\n", "\t "])
+def test_white_space_is_not_told(
+    database: duckdb.DuckDBPyConnection, name: str, space: str
+) -> None:
+    words = {"channel": f"SMS{space}", "conversion_status": f"{space}unconverted"}
+    data = {"status": f"expired{space}", "message_status": f"{space}SENT{space}"}
+    prices = ({"value": value, "currency": f"usd{space}"} for value in (space, f"0.05{space}"))
+    given(database, *({**words, "data": data, "price": price} for price in prices))
+    (check,) = [file.read_text() for file in check_files() if file.stem == name]
+    assert rows(database, check) == []
+
+
 @pytest.mark.usefixtures("synced")
 def test_a_price_that_is_no_number_is_shown(configured: World, capsys: Capture) -> None:
     spoil(configured, f"update twilio_verify.attempts set price__value = 'free' {FIRST}")

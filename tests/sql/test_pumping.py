@@ -80,6 +80,19 @@ def test_attacks_are_found_wherever_they_are(suspects: Suspects, seeds: range) -
     assert found >= 0.9 * len(seeds)
 
 
+def test_an_attack_over_two_channels_is_one(suspects: Suspects) -> None:
+    """Numbers with and without their channel are of one prefix."""
+    columns = "country, created_date, destination_prefix, verifications, z_score"
+    usual = attempts_of(Account(since=SINCE, attacks=(attack_of(1),)))
+    found = suspects(usual, columns)
+    assert found
+    for number, row in enumerate(usual):
+        if number % 2 and row["channel"] != "email":
+            channel = "whatsapp:" if number % 3 else "sms:"
+            row["channel_data"]["to"] = channel + row["channel_data"]["to"]
+    assert suspects(usual, columns) == found
+
+
 def quiet_of(seed: int) -> list[Row]:
     """Attempts without an attack: three outages, a tester's 40 codes, a launch in a new country."""
     rng = np.random.default_rng([seed, 7])

@@ -31,9 +31,11 @@ AROUND_A_SWITCH = {
 }
 DESTINATIONS = (
     "+573001234567", "+573001239999", "+4915112345678", "a@example.com", "b@c@Example.COM", "d@",
-    "1234", "+1234", None,
+    "1234", "+1234", "whatsapp:+573001239999", " rcs:+4915112345678", None,
 )  # fmt: skip
-STATUSES = (*DELIVERED, *FAILED, "sent", "in-progress", "DELIVERED", "Undelivered", None)
+STATUSES = (
+    *DELIVERED, *FAILED, "sent", "in-progress", "DELIVERED", "Undelivered", " read", "BUSY\n", None,
+)  # fmt: skip
 AGES = (
     timedelta(minutes=2), CODE_VALIDITY - SECOND, CODE_VALIDITY, timedelta(hours=1),
     SETTLED_AFTER - SECOND, SETTLED_AFTER, timedelta(days=5),
@@ -41,21 +43,23 @@ AGES = (
 
 PRICES = st.one_of(
     st.none(),
-    st.tuples(st.decimals(0, 2, places=6).map(str), st.sampled_from(["usd", "USD", "eur", None])),
+    st.tuples(st.decimals(0, 2, places=6).map(str), st.sampled_from(["usd", "USD\n", "eur", None])),
 )
 ATTEMPT = st.fixed_dictionaries(
     {
         "verification_sid": st.sampled_from(["VE0", "VE1", "VE2", "VE3", None]),
         "service_sid": st.sampled_from(["VA0", "VA1", None]),
-        "channel": st.sampled_from(["sms", "SMS", "call", "whatsapp", "email", None]),
-        "conversion_status": st.sampled_from(["converted", "CONVERTED", "unconverted", None]),
+        "channel": st.sampled_from(["sms", "SMS ", "call", "whatsapp", "email", None]),
+        "conversion_status": st.sampled_from(["converted", "\tCONVERTED", "unconverted", None]),
         "minutes": st.integers(0, 2 * 24 * 60),
         "price": PRICES,
         "age": st.sampled_from(AGES),
         "to": st.sampled_from(DESTINATIONS),
-        "country": st.sampled_from(["CO", "co", "US", None]),
+        "country": st.sampled_from(["CO", "co ", "US", None]),
         "message_status": st.sampled_from(STATUSES),
-        "error_code": st.sampled_from([None, "", "0", 0, "30008", "99999"]),
+        "error_code": st.sampled_from(
+            [None, "", "0", 0, 0.0, "null", "30008", " 30008.0", "99999"]
+        ),
     }
 )
 
@@ -73,16 +77,17 @@ def as_given(number: int, drawn: Row, start: datetime) -> Row:
 
 
 def lower(text: str | None) -> str | None:
-    return text and text.lower()
+    return text and text.strip().lower()
 
 
 def attempt_of(number: int, drawn: Row, start: datetime) -> Row:
     """The expected row of one attempt, without the columns that depend on other attempts."""
     status, error = lower(drawn["message_status"]), drawn["error_code"]
     final = "delivered" if status in DELIVERED else "failed" if status in FAILED else None
-    is_settled, to = drawn["age"] >= SETTLED_AFTER, drawn["to"]
+    is_settled = drawn["age"] >= SETTLED_AFTER
+    to = drawn["to"] and drawn["to"].rpartition(":")[2]
     prefix = (to or "").rpartition("@")[2].lower() if "@" in (to or "") else (to or "")[:-4]
-    error = None if error in (None, "", "0", 0) else error
+    error = None if error in (None, "", "0", 0, "null") else error.strip().removesuffix(".0")
     return {
         "attempt_sid": f"VL{number:02}",
         "verification_sid": drawn["verification_sid"] or f"VL{number:02}",
@@ -90,7 +95,7 @@ def attempt_of(number: int, drawn: Row, start: datetime) -> Row:
         "account_sid": "AC1",
         "created_at": start + timedelta(minutes=drawn["minutes"]),
         "channel": lower(drawn["channel"]) or "unknown",
-        "country": (drawn["country"] or "unknown").replace("co", "CO"),
+        "country": (drawn["country"] or "unknown").strip().replace("co", "CO"),
         "destination": to or "unknown",
         "destination_prefix": (prefix.strip("+") and prefix) or "unknown",
         "conversion_status": lower(drawn["conversion_status"]) or "unknown",
@@ -100,7 +105,7 @@ def attempt_of(number: int, drawn: Row, start: datetime) -> Row:
         "error_code": error,
         "error_name": error and {"30008": "Unknown error"}.get(error, "unknown"),
         "price": drawn["price"] and Decimal(drawn["price"][0]),
-        "currency": drawn["price"] and ((drawn["price"][1] or "").upper() or "unknown"),
+        "currency": drawn["price"] and ((drawn["price"][1] or "").strip().upper() or "unknown"),
         "is_mature": drawn["age"] >= CODE_VALIDITY,
         "is_settled": is_settled,
         "read_age": drawn["age"],

@@ -42,7 +42,57 @@ def test_values_are_normalised(database: duckdb.DuckDBPyConnection) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("nothing", [None, "", "0", 0, "absent"])
+@pytest.mark.parametrize("space", [" ", "  ", "\t", "\n", "\r\n", " \t \n"])
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (0, 1), (1, 0)])
+def test_white_space_around_a_word_does_not_count(
+    database: duckdb.DuckDBPyConnection, space: str, before: int, after: int
+) -> None:
+    def spaced(text: str) -> str:
+        return before * space + text + after * space
+
+    given(
+        database,
+        {
+            "channel": spaced("sms"),
+            "conversion_status": spaced("Converted"),
+            "price": {"value": spaced("0.05"), "currency": spaced("usd")},
+            "data": {"message_status": spaced("read"), "error_code": spaced("30008"),
+                     "country": spaced("co"), "status": spaced("confirmed")},
+        },
+        {
+            "channel": space,
+            "conversion_status": space,
+            "price": {"value": space, "currency": space},
+            "data": dict.fromkeys(("message_status", "error_code", "country", "status"), space),
+        },
+    )  # fmt: skip
+    query = (
+        "select channel, conversion_status, is_converted, price, currency, message_status, receipt,"
+        " error_code, country, verification_status from stg_attempts order by attempt_sid"
+    )
+    assert rows(database, query) == [
+        ("sms", "converted", True, Decimal("0.05"), "USD", "read", "delivered", "30008", "CO",
+         "confirmed"),
+        (None, None, False, *(None,) * 7),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("status", ["read", "failed", "no-answer", "in-progress"])
+def test_a_status_is_one_word_however_it_is_written(
+    database: duckdb.DuckDBPyConnection, status: str
+) -> None:
+    spellings = (status, status.upper(), status.title(), f" {status}", f"{status.upper()}\n")
+    given(database, *({"data": {"message_status": spelling}} for spelling in spellings))
+    assert len(rows(database, "select distinct message_status, receipt from stg_attempts")) == 1
+
+
+NOTHING = (
+    None, "", "0", 0, "absent", 0.0, "0.0", "0.00", "null", "NULL", "None", "nan", "NaN", " null ",
+    " 0.0\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
 def test_no_error_is_null_however_it_is_written(
     database: duckdb.DuckDBPyConnection, nothing: object
 ) -> None:
@@ -51,6 +101,50 @@ def test_no_error_is_null_however_it_is_written(
     assert rows(database, "select error_code, error_name from verification_attempts") == [
         (None, None)
     ]
+
+
+@pytest.mark.parametrize("written", [30008, 30008.0, "30008.0", "30008.00", "30008.", " 30008.0 "])
+def test_an_error_code_is_one_code_however_it_is_written(
+    database: duckdb.DuckDBPyConnection, written: object
+) -> None:
+    given(database, {"data": {"error_code": written}})
+    query = "select error_code, error_name from verification_attempts"
+    assert rows(database, query) == [("30008", "Unknown error")]
+
+
+@pytest.mark.parametrize("code", ["30000", "60410.5", "Blocked.0x", "nullable"])
+def test_an_unknown_error_code_stays_as_it_is(
+    database: duckdb.DuckDBPyConnection, code: str
+) -> None:
+    given(database, {"data": {"error_code": code}})
+    assert rows(database, "select error_code from stg_attempts") == [(code,)]
+
+
+@pytest.mark.parametrize(
+    ("to", "destination", "prefix"),
+    [
+        ("whatsapp:+573001234567", "+573001234567", "+57300123"),
+        ("WhatsApp:+573001234567", "+573001234567", "+57300123"),
+        ("sms:+573001234567", "+573001234567", "+57300123"),
+        ("rcs:+12345", "+12345", "+1"),
+        ("messenger:+573001234567 ", "+573001234567", "+57300123"),
+        (" whatsapp:+573001234567", "+573001234567", "+57300123"),
+        (" +573001234567", "+573001234567", "+57300123"),
+        ("messenger:1234567", "messenger:1234567", "messenger:123"),
+        ('"a:+1"@example.com', '"a:+1"@example.com', "example.com"),
+        ("+1@example.com", "+1@example.com", "example.com"),
+        ("sip:+573001234567@example.com", "sip:+573001234567@example.com", "example.com"),
+        (" someone@example.com ", "someone@example.com", "example.com"),
+        ("whatsapp:+", "+", None),
+        (" ", None, None),
+    ],
+)
+def test_a_number_is_the_same_over_each_channel(
+    database: duckdb.DuckDBPyConnection, to: str, destination: str, prefix: str
+) -> None:
+    given(database, {"data": {"to": to}})
+    query = "select destination, destination_prefix from stg_attempts"
+    assert rows(database, query) == [(destination, prefix)]
 
 
 def test_what_is_unknown_says_so(database: duckdb.DuckDBPyConnection) -> None:

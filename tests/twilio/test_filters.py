@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_a_hash_tells_filters_apart_without_telling_them() -> None:
     assert "3003003030" not in one.hash
 
 
-ROW = {
+ROW: dict[str, Any] = {
     "sid": "VL1", "account_sid": "AC1", "service_sid": VA, "verification_sid": VE,
     "date_created": "2026-01-01T00:00:00Z", "channel": "SMS",
     "channel_data": {"to": "+573003003030", "country": "co"},
@@ -97,6 +98,14 @@ def test_rows_are_held_against_the_filter(name: str) -> None:
 def test_a_missing_value_is_no_contradiction(name: str) -> None:
     bare = {"sid": "VL1", "date_created": ROW["date_created"]}
     ListQuery(filters=Filters(**{name: OTHERS[name]})).check(decode([bare], NOW).attempts)
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_white_space_is_no_contradiction(name: str) -> None:
+    row = {key: f" {value}\n" for key, value in ROW.items() if isinstance(value, str)}
+    data = {key: f"\t{value} " for key, value in ROW["channel_data"].items()}
+    spaced = {**row, "date_created": ROW["date_created"], "channel_data": data}
+    ListQuery(filters=Filters(**{name: MATCHING[name]})).check(decode([spaced], NOW).attempts)
 
 
 def test_a_status_may_have_changed_meanwhile() -> None:
