@@ -131,7 +131,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-@pytest.mark.parametrize("answers", [60, pytest.param(400, marks=pytest.mark.long)])
+@pytest.mark.parametrize("answers", [30, pytest.param(400, marks=pytest.mark.long)])
 def test_a_run_ends_with_a_word_and_loses_nothing(
     make_world: Callable[..., World],
     monkeypatch: pytest.MonkeyPatch,
@@ -164,7 +164,7 @@ def test_a_run_ends_with_a_word_and_loses_nothing(
     assert now.keys() >= stored
 
 
-@pytest.mark.parametrize("answers", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("answers", [400, pytest.param(10_000, marks=pytest.mark.long)])
 def test_a_client_ends_with_a_failure_or_with_pages(
     make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, answers: int
 ) -> None:
