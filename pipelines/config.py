@@ -53,8 +53,10 @@ class Config:
         try:
             return _converted(value, kind)
         except ValueError:
-            what = _KINDS.get(kind, "text")
-            raise Misuse(f"{section}.{name}: '{masked(str(value))}' is not {what}") from None
+            if kind not in _KINDS:  # it may be a secret
+                raise Misuse(f"{section}.{name}: not a text") from None
+            told = f"'{masked(str(value))}' is not {_KINDS[kind]}"
+            raise Misuse(f"{section}.{name}: {told}") from None
 
 
 def _converted(value: Any, kind: type) -> Any:
@@ -75,7 +77,7 @@ def _converted(value: Any, kind: type) -> Any:
 
 def _parsed(file: Path) -> dict[str, Any]:
     """The content of a TOML file; {} if there is none. Raises Misuse that names the file."""
-    if not file.exists():
+    if not os.path.exists(file):  # also if its folder may not be searched
         return {}
     try:
         return tomlkit.parse(text_of(file)).unwrap()

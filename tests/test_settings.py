@@ -156,6 +156,7 @@ def test_a_variable_of_somebody_elses_is_no_setting(
         ('fee_currency = "EUR"\n', "put it below [warehouse]"),
         ('[warehous]\ndir = "w"\n', "use [warehouse]"),
         ("[warehouse]\npumping_z_score = 'high'\n", "'high' is not a number"),
+        ("[sources.twilio_verify]\napi_secret = ['s3cr3t']\n", "api_secret: not a text"),
         ("[sources.twilio]\na = 1\n[destination.duckdb]\nb = 2\n[load]\nworkers = 1\n", ""),
     ],
 )
@@ -171,6 +172,7 @@ def test_what_is_misspelt_in_the_configuration_file_is_told(
     assert run.returncode == (2 if told else 1)
     assert (told or "run `make sync` first") in run.stderr
     assert run.stderr.count("\n") == 1
+    assert "s3cr3t" not in run.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.commands._arguments import JSON
-from pipelines.errors import redact
+from pipelines.errors import printable, redact
 from pipelines.text import BAR, counted
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def report(arguments: argparse.Namespace, exit_code: int, message: str) -> int:
     if arguments.log_format == JSON:
         log.error("%s", message, extra={"exit_code": exit_code})
     else:
-        print(f"verify-sync: {redact(message)}", file=sys.stderr)
+        print(f"verify-sync: {printable(redact(message))}", file=sys.stderr)
     return exit_code
 
 
