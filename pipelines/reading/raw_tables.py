@@ -68,6 +68,7 @@ def windows_read_sql(account_sid: str, filters_hash: str, since: datetime, schem
 
     `schema` is the prefix of the tables (`twilio_verify.`), if the connection needs one.
     """
+    account_sid = account_sid.replace("'", "''")
     return f"""
         select created_after, created_before, read_at
         from {schema}windows_read

@@ -99,11 +99,11 @@ class Client:
     ) -> list[Page]:
         """The pages of attempts created in the window: all, or enough pages for `limit` attempts.
 
-        Twilio does not document their order, so the newest `limit` are found by newest. Nor whether
-        it includes the bounds. Two pages may hold the same attempt. After each page `watch` is
-        called with the number of pages and of attempts so far. Both start from 0 again on a
-        restart. A page has the client's page_size, or `page_size` or `limit` if smaller. Raises
-        Failure (or a subclass of it from transport) if the last page cannot be reached.
+        Twilio documents neither their order (the module newest finds the newest) nor whether the
+        bounds are included. Two pages may hold the same attempt. After each page `watch` is called
+        with the number of pages and of attempts so far. Both start from 0 again on a restart. A
+        page has the client's page_size, or `page_size` or `limit` if smaller. Raises Failure (or a
+        subclass of it from transport) if the last page cannot be reached.
         """
         query, restarts = ListQuery(after, before, filters), 0
         size = min(self.page_size, page_size or limit or self.page_size)

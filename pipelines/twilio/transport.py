@@ -173,6 +173,7 @@ class Transport:
             raise TransientFailure(
                 error, error.status >= 500, retry_after(answer.headers)
             ) from None
+        self._outage.end()
         raise error
 
     def _send(self, url: str, parameters: Mapping[str, str]) -> Answer:

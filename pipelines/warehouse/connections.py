@@ -152,4 +152,9 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def quoted(file: Path) -> str:
-    return str(file).replace("'", "''")
+    return escaped(str(file))
+
+
+def escaped(text: str) -> str:
+    """The inside of a SQL literal."""
+    return text.replace("'", "''")

@@ -70,11 +70,12 @@ def keep_owner(fresh: Path, replaced: Path) -> None:
     of = replaced.stat()
     mode = of.st_mode & 0o777
     for owner, group in ((-1, of.st_gid), (of.st_uid, -1)):
-        with suppress(PermissionError):  # only root can give a file away
+        with suppress(OSError):  # only root can give a file away
             os.chown(fresh, owner, group)
     if fresh.stat().st_gid != of.st_gid:
         mode &= ~0o070  # nobody of another group may read it
-    fresh.chmod(mode)
+    with suppress(OSError):  # a file system without modes
+        fresh.chmod(mode)
 
 
 def wal_of(file: Path) -> Path:

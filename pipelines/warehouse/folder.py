@@ -84,9 +84,10 @@ class Warehouse:
                     yield
                 self.publisher.shrink()
             except (Failure, duckdb.Error) as error:
+                if not is_damage(error):
+                    raise
                 is_published = loads_of(self.published) is not None
-                is_useless = isinstance(error, LostRows) or (is_damage(error) and is_published)
-                if not is_useless:
+                if not is_published and not isinstance(error, LostRows):
                     raise
                 why = error if isinstance(error, LostRows) else f"{self.loading} is damaged"
                 how = f"rebuild it from {self.published.name}" if is_published else "start over"

@@ -90,9 +90,8 @@ class Publisher:
         connection = self._database.connection
         self._check_disk()
         options = f"(storage_version '{_READABLE_SINCE}')"
-        ((name,),) = connection.execute(
-            "select current_database()"
-        ).fetchall()  # of a link's target
+        # The name is that of the file. If that is a link, DuckDB takes the name behind it.
+        ((name,),) = connection.execute("select current_database()").fetchall()
         with self._database.going_through_all():
             fresh = copied_database(connection, f'"{name}"', self._published, options)
         self._keep_compact(fresh)

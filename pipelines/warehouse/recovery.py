@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.errors import Failure
 from pipelines.text import typed
-from pipelines.warehouse.connections import Connection, Damaged, OpenElsewhere, ask
+from pipelines.warehouse.connections import Connection, Damaged, OpenElsewhere, ask, escaped
 from pipelines.warehouse.files import copied, put, set_aside, wal_of
 from pipelines.warehouse.tables import SCHEMA
 
@@ -129,8 +130,9 @@ def note_published(published: Path, connection: Connection) -> None:
 
 def _noted(published: Path) -> Loads | None:
     note = _note(published)
-    newest, _, number = (note.read_text(encoding="utf-8") if note.exists() else "").partition(" ")
-    return Loads(newest.strip(), int(number or 0)) if newest.strip() else None
+    text = note.read_text(encoding="utf-8", errors="replace") if note.exists() else ""
+    found = re.fullmatch(r"([\d.]+)(?: (\d{1,18}))?\s*", text)  # earlier releases gave no number
+    return Loads(found[1], int(found[2] or 0)) if found else None
 
 
 def _note(published: Path) -> Path:
@@ -140,7 +142,7 @@ def _note(published: Path) -> Path:
 def _has(file: Path, loads: Loads) -> bool:
     """Whether the file has all these load packages."""
     query = f"""
-        select count(*) filter (load_id = '{loads.newest}') from {SCHEMA}._dlt_loads
+        select count(*) filter (load_id = '{escaped(loads.newest)}') from {SCHEMA}._dlt_loads
         where status = 0 having count(*) >= {loads.number}
     """
     return ask(file, query, Connection.fetchone, None) == (1,)

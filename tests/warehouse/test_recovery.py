@@ -22,6 +22,7 @@ from pipelines.__main__ import main
 from pipelines.errors import Failure
 from pipelines.reading.package import Package
 from pipelines.source import package_source
+from pipelines.twilio.credentials import Credentials
 from pipelines.warehouse.ingest import due
 from tests.worlds import (
     NOW,
@@ -119,6 +120,20 @@ def test_a_rebuild_waits_for_who_writes_into_the_published_file(world: World) ->
         world.sync()
     world.sync()
     assert world.stored() == before
+
+
+@pytest.mark.parametrize("note", ["", "' or true --", "1764000000.5 x", "\xff\x00"])
+@pytest.mark.usefixtures("synced")
+def test_a_failure_is_told_even_while_somebody_writes_into_the_published_file(
+    world: World, note: str
+) -> None:
+    """And even if the note about that file is nonsense."""
+    world.settings.published.with_name("verify.duckdb.load").write_bytes(note.encode("latin-1"))
+    wrong = Credentials.of(world.sandbox.account_sid, "a-wrong-token")
+    world.settings = replace(world.settings, credentials=wrong)
+    world.move(hours=1)
+    with holding(world.settings.published), pytest.raises(Failure, match="Twilio answered 401"):
+        world.sync()
 
 
 @pytest.mark.usefixtures("synced")
