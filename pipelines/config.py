@@ -46,13 +46,13 @@ class Config:
         found = [os.environ.get(_variable(section, name))]
         found += [_table(file, section).get(name) for file in self._files]
         value = next((value for value in found if value is not None), None)
-        if value == "":
+        if isinstance(value, str) and not value.strip():
             raise Misuse(f"{section}.{name}: empty; remove it to use the default")
         if value is None:
             return default
         try:
             return _converted(value, kind)
-        except ValueError:
+        except (ValueError, OverflowError, RecursionError):
             if kind not in _KINDS:  # it may be a secret
                 raise Misuse(f"{section}.{name}: not a text") from None
             told = f"'{masked(str(value))}' is not {_KINDS[kind]}"

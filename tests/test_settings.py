@@ -28,6 +28,8 @@ from tests.worlds import NOW, Capture, World, refused
         ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", '["99999999999d"]', "revisit_after"),
         ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", "3d", "revisit_after"),
         ("SOURCES__TWILIO_VERIFY__BASE_URL", "http://verify.twilio.com", "base_url"),
+        ("SOURCES__TWILIO_VERIFY__REVISIT_AFTER", "[" * 100_000, "revisit_after"),
+        ("WAREHOUSE__DIR", " ", "warehouse.dir: empty"),
         ("WAREHOUSE__TIMEZONE", "Mars/Olympus", "timezone"),
         ("WAREHOUSE__TIMEZONE", "posixrules", "timezone"),  # Python knows it, DuckDB does not
         ("WAREHOUSE__PUMPING_VERIFICATIONS", "0", "pumping_verifications"),
@@ -156,6 +158,8 @@ def test_a_variable_of_somebody_elses_is_no_setting(
         ('fee_currency = "EUR"\n', "put it below [warehouse]"),
         ('[warehous]\ndir = "w"\n', "use [warehouse]"),
         ("[warehouse]\npumping_z_score = 'high'\n", "'high' is not a number"),
+        ("[sources.twilio_verify]\npage_size = inf\n", "'inf' is not a whole number"),
+        ("[sources.twilio_verify]\npage_size = true\n", "'True' is not a whole number"),
         ("[sources.twilio_verify]\napi_secret = ['s3cr3t']\n", "api_secret: not a text"),
         ("[sources.twilio]\na = 1\n[destination.duckdb]\nb = 2\n[load]\nworkers = 1\n", ""),
     ],
