@@ -13,25 +13,19 @@ import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any
 
 import orjson
-import pendulum
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from pipelines.errors import Unreadable
 from pipelines.twilio.columns import ATTEMPTS, INSTANTS, NESTED, NUMBERS, REJECTED, TIMESTAMP, TOP
+from pipelines.twilio.dates import instants
 
-_DATED = re.compile(r"\d{4}-?\d\d-?\d\d[Tt ]\d\d")  # a date and at least the hour
-_EPOCH = re.compile(r"-?\d{9,13}(\.\d{1,9})?")  # seconds or milliseconds
-_YEAR_2000, _YEAR_2100 = 946_684_800, 4_102_444_800  # epoch seconds
-_MOST_OF_A_DATE = 100  # characters
 _LONG_NUMBER = re.compile(rb"[\[:,]\s*-?\d{19}")  # orjson rounds it to a float
-_FIRST = pa.scalar(datetime(1, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
 _KEYS = frozenset((*TOP, *NESTED))
 _NESTED_KEYS = {name: frozenset(keys) for name, keys in NESTED.items()}
 Attempt = dict[str, Any]
@@ -157,7 +151,7 @@ def _table(records: pa.StructArray, extras: pa.Array, read_at: datetime) -> pa.T
     values = [(name, records.field(name)) for name in TOP]
     values += [("", part) for name in NESTED for part in records.field(name).flatten()]
     columns = [
-        _instants(column) if name in INSTANTS else column.cast(pa.string())
+        instants(column) if name in INSTANTS else column.cast(pa.string())
         for name, column in values
     ]
     columns += [extras, pa.repeat(pa.scalar(read_at, TIMESTAMP), len(records))]
@@ -253,40 +247,3 @@ def _storable(value: Any) -> Any:
     is_beyond = isinstance(value, float) and not math.isfinite(value)
     is_long = isinstance(value, int) and not -(2**63) <= value < 2**64
     return str(value) if is_beyond or is_long else value
-
-
-def _instants(texts: pa.Array) -> pa.Array:
-    try:
-        instants = texts.cast(TIMESTAMP)
-    except pa.ArrowInvalid:
-        return pa.array([_instant(text) for text in texts.to_pylist()], TIMESTAMP)
-    return pc.if_else(pc.less(instants, _FIRST), None, instants)  # Arrow accepts a year 0
-
-
-def _instant(text: str | None) -> datetime | None:
-    """Parses other date formats than the documented one; None if it is not a date with a time.
-
-    Without a zone it is UTC, never the machine's zone.
-    """
-    if text is None or len(text) > _MOST_OF_A_DATE:
-        return None
-    text = text.strip()
-    try:
-        if _EPOCH.fullmatch(text):
-            return _of_epoch(float(text))
-        if _DATED.match(text):
-            parsed: Any = pendulum.parse(text.upper(), tz="UTC")
-        else:
-            parsed = parsedate_to_datetime(text)
-        if parsed.tzinfo is None:
-            parsed = parsed.replace(tzinfo=timezone.utc)
-        return datetime.fromtimestamp(parsed.timestamp(), timezone.utc)
-    except (ValueError, TypeError, IndexError, OverflowError, AttributeError):
-        return None
-
-
-def _of_epoch(number: float) -> datetime | None:
-    """An instant of this century, from seconds or milliseconds since 1970."""
-    seconds = number / 1000 if number > _YEAR_2100 else number
-    is_likely = _YEAR_2000 <= seconds < _YEAR_2100
-    return datetime.fromtimestamp(seconds, timezone.utc) if is_likely else None
