@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import random
 import resource
 import time
@@ -21,7 +22,7 @@ from pipelines.twilio.credentials import Credentials
 from pipelines.twilio.pacing import Pacer
 from tests.worlds import PACELESS, PATIENT, World, configure
 
-pytestmark = pytest.mark.usefixtures("waits")
+pytestmark = pytest.mark.usefixtures("waits", "silence")
 BOMB = gzip.compress(bytes(10**8))
 MEMORY = 600  # MB that a run may take more than before
 Headers = list[tuple[str, bytes]]
@@ -44,6 +45,13 @@ ODD_VALUES: tuple[Any, ...] = (
     None, 0, -1, 1e300, 10**30, True, "", "\x00", "\x1b[31m", "+573003003030", "x" * 5_000, [], {},
     [[]], {"sid": 1}, "http://[::1", "2026-02-30T00:00:00Z", "\ud83d",
 )  # fmt: skip
+
+
+@pytest.fixture
+def silence(caplog: pytest.LogCaptureFixture) -> None:
+    """Else pytest keeps each log record, and with a traceback's frames the whole answer."""
+    for name in ("urllib3", "verify_sync"):
+        caplog.set_level(logging.CRITICAL, name)
 
 
 class Hostile:

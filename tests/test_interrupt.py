@@ -37,7 +37,7 @@ for _ in range(int(sys.argv[1])):
     try:
         with interrupt.held():
             sender.start()
-            while sender.is_alive():
+            while not done or sender.is_alive():
                 done += 1
             raised = False
     except KeyboardInterrupt:
@@ -47,7 +47,7 @@ print(clean)
 """
 
 
-@pytest.mark.parametrize("trials", [100, pytest.param(1_600, marks=pytest.mark.long)])
+@pytest.mark.parametrize("trials", [100, pytest.param(400, marks=pytest.mark.long)])
 def test_no_number_of_signals_hangs_or_ends_what_is_held(trials: int) -> None:
     command = [sys.executable, "-c", LOOP, str(trials)]
     told = subprocess.run(
@@ -61,7 +61,7 @@ def heeding() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("runs", [3, pytest.param(40, marks=pytest.mark.long)])
+@pytest.mark.parametrize("runs", [3, pytest.param(12, marks=pytest.mark.long)])
 def test_a_run_that_is_stopped_twice_is_interrupted_and_not_killed(
     world: World, runs: int, tmp_path: Path
 ) -> None:
@@ -83,7 +83,7 @@ def test_a_run_that_is_stopped_twice_is_interrupted_and_not_killed(
             run.send_signal(random.choice((signal.SIGTERM, signal.SIGINT)))
             time.sleep(random.choice((0, random.uniform(0, 0.05))))
         out, error = run.communicate()
-        assert (run.returncode, "published" in out) in ((1, False), (0, True)), error
+        assert (run.returncode, out.startswith("read ")) in ((1, False), (0, True)), error
         assert error.count(INTERRUPTED) == run.returncode
         assert "Traceback" not in error
     rows = world.warehouse().database.rows(
