@@ -32,7 +32,7 @@ class Time:
         self._looks = itertools.count(1)
         self._lock = threading.Lock()
 
-    CLOCK_BOOTTIME = 7
+    CLOCK_BOOTTIME, CLOCK_MONOTONIC = 7, 1
 
     def monotonic(self) -> float:
         return self.elapsed + next(self._looks) * 1e-6
@@ -41,7 +41,7 @@ class Time:
         return _BEGAN + self.set + self.slept + self.monotonic()
 
     def clock_gettime(self, _: int) -> float:
-        """The clock CLOCK_BOOTTIME: it goes on while the machine sleeps."""
+        """CLOCK_BOOTTIME; on macOS CLOCK_MONOTONIC. It goes on while the machine sleeps."""
         return self.slept + self.monotonic()
 
     def sleep(self, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import sqlite3
 import threading
 import time
@@ -16,10 +17,6 @@ WINDOW = 60.0  # seconds over which the API counts requests
 _LEASE = 2 * WINDOW  # seconds for which a request in flight holds its slot, unless renewed
 _RENEWAL = 20.0  # seconds between renewals; the lease is long enough if some of them come late
 _TOLD = 1.0  # seconds; shorter waits are not logged
-# Seconds until a slot is free. Slots of before the last start of the machine, or of another
-# machine, have only the wall clock in common with us.
-_LEFT = "(case when boot = :boot then free_at - :now else free_wall - :wall end)"
-
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 log = logging.getLogger("verify_sync")
@@ -34,7 +31,9 @@ class Pacer:
     Other limiters count a request once, when it is sent, and so exceed it by jitter.
 
     Times are those of a clock that starts with the machine, goes on while it sleeps, and that
-    nobody can set. A killed run's requests hold their slots for as long as Twilio may count them.
+    nobody can set. Of a slot that another machine stored, or this one before its last start, only
+    its changes are known here: it is free a minute after the last one was seen. A killed run's
+    requests hold their slots for as long as Twilio may count them.
     """
 
     def __init__(self, limit: int, path: Path | None = None) -> None:
@@ -44,6 +43,7 @@ class Pacer:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._in_flight: set[int] = set()
+        self._seen: dict[tuple[int, str, float], float] = {}  # others' slots: when first seen
         self._told_until = 0.0
         self._boot = _boot()
         try:
@@ -96,8 +96,29 @@ class Pacer:
     def _freed(self) -> list[float]:
         """For each slot in use, the seconds until it is free; soonest first."""
         with self._transaction() as slots:
-            query = f"select {_LEFT} as left from held where left > 0 order by left"
-            return [min(left, WINDOW) for (left,) in slots.execute(query, self._times())]
+            self._clear(slots)
+            return self._left(slots)
+
+    def _clear(self, slots: sqlite3.Connection) -> None:
+        """Deletes the slots that are free."""
+        now, own = self._now(), ",".join(map(str, self._in_flight))
+        slots.execute(
+            f"delete from in_use where boot = ? and free_at <= ? and id not in ({own})",
+            [self._boot, now],
+        )
+        others = slots.execute("select * from in_use where boot != ?", [self._boot]).fetchall()
+        self._seen = {slot: self._seen.get(slot, now) for slot in others}
+        free = [(slot[0],) for slot, seen in self._seen.items() if seen + WINDOW <= now]
+        slots.executemany("delete from in_use where id = ?", free)
+
+    def _left(self, slots: sqlite3.Connection) -> list[float]:
+        """For each slot, the seconds until it is free, at most a minute; soonest first."""
+        now = self._now()
+        left = [
+            (self._seen[number, boot, free_at] + WINDOW if boot != self._boot else free_at) - now
+            for number, boot, free_at in slots.execute("select * from in_use")
+        ]
+        return sorted(min(max(seconds, 0.01), WINDOW) for seconds in left)
 
     def _take(self) -> int:
         while True:
@@ -110,15 +131,10 @@ class Pacer:
     def _claim(self) -> tuple[int | None, float]:
         """A slot's number and 0, or None and the seconds to wait before the next try."""
         with self._transaction() as slots:
-            times = self._times()
-            own = ",".join(map(str, self._in_flight))
-            slots.execute(f"delete from held where {_LEFT} <= 0 and id not in ({own})", times)
-            (taken,) = slots.execute("select count(*) from held").fetchone()
+            self._clear(slots)
+            (taken,) = slots.execute("select count(*) from in_use").fetchone()
             if taken >= self._limit:
-                place = {**times, "place": taken - self._limit}
-                query = f"select {_LEFT} as left from held order by left limit 1 offset :place"
-                (left,) = slots.execute(query, place).fetchone()
-                return None, min(max(left, 0.01), WINDOW)
+                return None, self._left(slots)[taken - self._limit]
             # Store the slot before the request: after a kill it still counts.
             number = self._hold(slots, None, _LEASE)
             self._in_flight.add(number)
@@ -126,13 +142,8 @@ class Pacer:
 
     def _hold(self, slots: sqlite3.Connection, number: int | None, seconds: float) -> int:
         """Stores that slot `number` (None: a new one) is free in so many seconds."""
-        given = {**self._times(), "number": number, "seconds": seconds}
-        row = slots.execute(
-            "insert or replace into held"
-            " values (:number, :boot, :now + :seconds, :wall + :seconds)",
-            given,
-        )
-        return row.lastrowid or 0
+        slot = [number, self._boot, self._now() + seconds]
+        return slots.execute("insert or replace into in_use values (?, ?, ?)", slot).lastrowid or 0
 
     def _renew(self) -> None:
         """Renews the slots of requests in flight: an answer may take longer than a lease."""
@@ -179,32 +190,34 @@ class Pacer:
         )
         try:
             slots.execute("pragma synchronous = off")  # no fsync: the file covers only one minute
-            slots.execute(
-                "create table if not exists held"
-                " (id integer primary key, boot text, free_at real, free_wall real)"
-            )
-            if slots.execute("select 1 from sqlite_master where name = 'slots'").fetchone():
-                # Of a release that knew only the wall clock.
-                slots.execute("insert into held select null, '', free_at, free_at from slots")
-                slots.execute("drop table slots")
-            # Shorten slots of requests that a kill interrupted, or of a clock that was ahead. A run
-            # that is alive renews its own.
-            slots.execute(
-                f"update held set free_at = min(free_at, :now + {WINDOW}),"
-                f" free_wall = min(free_wall, :wall + {WINDOW})",
-                self._times(),
-            )
+            slots.execute("begin immediate")
+            with slots:
+                self._set_up(slots)
         except BaseException:
             slots.close()
             raise
         return slots
 
-    def _times(self) -> dict[str, float | str]:
-        return {"boot": self._boot, "now": self._now(), "wall": time.time()}
+    def _set_up(self, slots: sqlite3.Connection) -> None:
+        # No number is used twice: a run may release a slot that others took for free long ago.
+        slots.execute(
+            "create table if not exists in_use"
+            " (id integer primary key autoincrement, boot text, free_at real)"
+        )
+        if slots.execute("select 1 from sqlite_master where name = 'slots'").fetchone():
+            # Of a release that knew only the wall clock.
+            slots.execute("insert into in_use select null, 'unknown', free_at from slots")
+            slots.execute("drop table slots")
+        # Shorten slots of requests that a kill interrupted. A run that is alive renews its own.
+        latest = self._now() + WINDOW
+        slots.execute(
+            "update in_use set free_at = min(free_at, ?) where boot = ?", [latest, self._boot]
+        )
 
     def _now(self) -> float:
-        """Seconds since the machine started; the wall clock where that is not known."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME) if self._boot else time.time()
+        """Seconds since the machine started, including those for which it slept."""
+        has_boottime = hasattr(time, "CLOCK_BOOTTIME")  # on macOS the other one goes on in sleep
+        return time.clock_gettime(time.CLOCK_BOOTTIME if has_boottime else time.CLOCK_MONOTONIC)
 
     def _tell(self, wait: float) -> None:
         """Logs the wait: one line for all threads that wait for the same slots."""
@@ -220,8 +233,8 @@ class Pacer:
 
 
 def _boot() -> str:
-    """Linux's id of this start of the machine, the same in all its containers; else empty."""
+    """Linux's id of this start of the machine, the same in all its containers; else its name."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
-        return ""
+        return platform.node()

@@ -134,14 +134,14 @@ def test_a_request_in_flight_when_its_run_was_killed_counts(
     killed.close()
 
 
+@pytest.mark.parametrize("change", ["free_at = free_at + 86400", "boot = 'another start'"])
 def test_a_stamp_from_the_future_blocks_no_longer_than_a_window(
-    waits: Time, tmp_path: Path
+    waits: Time, tmp_path: Path, change: str
 ) -> None:
     with Pacer(1, tmp_path / "requests") as pacer:
         send(pacer, [])
     with sqlite3.connect(tmp_path / "requests") as slots:
-        slots.execute("update held set free_at = free_at + 86400, boot = 'another start'")
-        slots.execute("update held set free_wall = free_wall + 86400")
+        slots.execute(f"update in_use set {change}")
     slots.close()
     with Pacer(1, tmp_path / "requests") as pacer, pacer.slot():
         assert waits.elapsed == pytest.approx(WINDOW, abs=0.1)
@@ -172,31 +172,78 @@ def test_a_clock_that_moves_changes_nothing(
     assert waits.elapsed <= 5 * WINDOW
 
 
-def test_after_a_restart_of_the_machine_the_wall_clock_counts(
-    waits: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even one that was set: nobody waits for longer than a minute."""
-    for moved in (0, -3600, 30):
-        with Pacer(1, tmp_path / "requests") as pacer:
-            send(pacer, [])
-        monkeypatch.setattr(pacing, "_boot", lambda moved=moved: f"start {moved}")
-        waits.set += moved
-        waits.elapsed += 10
-        began = waits.elapsed
-        with Pacer(1, tmp_path / "requests") as pacer, pacer.slot():
-            expected = {0: 50, -3600: WINDOW, 30: 20}[moved]
-            assert waits.elapsed - began == pytest.approx(expected, abs=0.1)
+class Elsewhere(Pacer):
+    """A run on another machine with the same folder, whose clock shows something else."""
+
+    def __init__(self, limit: int, path: Path, ahead: float) -> None:
+        self._ahead = ahead
+        with patch.object(pacing, "_boot", lambda: f"another machine, {ahead} s ahead"):
+            super().__init__(limit, path)
+
+    def _now(self) -> float:
+        return super()._now() + self._ahead
 
 
-def test_where_nobody_knows_when_the_machine_started_the_wall_clock_counts(
-    waits: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ahead", [-1e6, -120, 0, 30, 120, 1e6])
+@pytest.mark.parametrize("seconds", [0.0, 25.0])
+def test_machines_that_share_a_folder_share_the_limit(
+    waits: Time, tmp_path: Path, ahead: float, seconds: float
 ) -> None:
+    """Whatever their clocks show, and whichever of them opens the file last."""
+    arrivals: list[float] = []
+    path = tmp_path / "requests"
+    for _ in range(3):
+        with Pacer(3, path) as one, Elsewhere(3, path, ahead) as other:
+            for number in range(7):
+                send(other if number % 2 else one, arrivals, seconds)
+            with Elsewhere(3, path, ahead - 10):  # it sends nothing, and spoils nothing
+                send(one, arrivals, seconds)
+    assert busiest(arrivals, WINDOW) <= 3
+    assert waits.elapsed <= len(arrivals) * (WINDOW + seconds)
+
+
+@pytest.mark.parametrize("moved", [-86_400, -3600, 0, 30, 86_400])
+def test_after_a_restart_of_the_machine_nobody_waits_longer_than_a_minute(
+    waits: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: float
+) -> None:
+    """Nobody knows when the earlier requests were sent: the wall clock may have been set."""
+    with Pacer(1, tmp_path / "requests") as pacer:
+        send(pacer, [])
+    monkeypatch.setattr(pacing, "_boot", lambda: "another start")
+    waits.set += moved
+    with Pacer(1, tmp_path / "requests") as pacer, pacer.slot():
+        assert waits.elapsed == pytest.approx(WINDOW, abs=0.1)
+
+
+@pytest.mark.parametrize("by", ["nothing", "slept", "set"])
+@pytest.mark.parametrize("moved", [-120, 50, 8 * 3600])
+def test_a_machine_without_an_id_of_its_start_keeps_the_limit(
+    waits: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str, moved: float
+) -> None:
+    """As macOS, which has no CLOCK_BOOTTIME either."""
     monkeypatch.setattr(pacing, "_BOOT_ID", tmp_path / "nothing")
+    monkeypatch.delattr(Time, "CLOCK_BOOTTIME")
     arrivals: list[float] = []
     for _ in range(3):
         with Pacer(2, tmp_path / "requests") as pacer:
             send(pacer, arrivals)
-    assert busiest(arrivals, WINDOW) == 2
+            setattr(waits, by, abs(moved) if by == "slept" else moved)
+            send(pacer, arrivals)
+    if by != "slept":
+        assert busiest(arrivals, WINDOW) == 2
+    assert waits.elapsed <= 2 * WINDOW + 0.1
+
+
+def test_a_slot_that_was_taken_for_free_leaves_that_of_another_request_alone(
+    waits: Time, tmp_path: Path
+) -> None:
+    """A run that stood still for minutes does not renew. Its late release is one more request."""
+    with Pacer(3, tmp_path / "requests") as slow, Pacer(3, tmp_path / "requests") as other:
+        with slow.slot():
+            waits.sleep(pacing._LEASE + 1)
+            with other.slot():
+                pass
+        assert other.taken() == slow.taken() == 2
 
 
 def test_the_file_of_an_earlier_release_is_taken_over(waits: Time, tmp_path: Path) -> None:
@@ -205,7 +252,22 @@ def test_the_file_of_an_earlier_release_is_taken_over(waits: Time, tmp_path: Pat
         slots.execute("insert into slots (free_at) values (?)", [waits.time() + 40])
     slots.close()
     with Pacer(1, tmp_path / "requests") as pacer, pacer.slot():
-        assert waits.elapsed == pytest.approx(40, abs=0.1)
+        assert waits.elapsed == pytest.approx(WINDOW, abs=0.1)
+
+
+def test_runs_that_open_the_file_of_an_earlier_release_at_once_do_not_disturb_each_other(
+    waits: Time, tmp_path: Path
+) -> None:
+    for number in range(20):
+        path = tmp_path / str(number)
+        with sqlite3.connect(path) as slots:
+            slots.execute("create table slots (id integer primary key, free_at real)")
+            slots.execute("insert into slots (free_at) values (?)", [waits.time() + 40])
+        slots.close()
+        with ThreadPoolExecutor(4) as threads:
+            for pacer in threads.map(lambda _, path=path: Pacer(1, path), range(4)):
+                with pacer:
+                    assert pacer.taken() == 1
 
 
 def test_an_answer_longer_than_any_lease_keeps_its_slot_from_other_runs(
@@ -253,7 +315,7 @@ def test_a_broken_log_is_begun_anew(tmp_path: Path) -> None:
     with Pacer(1, tmp_path / "requests") as pacer:
         send(pacer, [])
     with sqlite3.connect(tmp_path / "requests") as slots:
-        assert slots.execute("select count(*) from held").fetchall() == [(1,)]
+        assert slots.execute("select count(*) from in_use").fetchall() == [(1,)]
     slots.close()
 
 
