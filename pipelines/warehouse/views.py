@@ -19,7 +19,7 @@ from pipelines.reading.defaults import SETTLED_AFTER
 from pipelines.settings import Settings
 from pipelines.text import content_of, text_of
 from pipelines.twilio.limits import RETENTION
-from pipelines.warehouse.connections import Connection
+from pipelines.warehouse.connections import Connection, escaped
 from pipelines.warehouse.database import Database
 from pipelines.warehouse.own_sql import REPORTS, apply_own_views, own_files, sql_files
 
@@ -98,7 +98,8 @@ def _stamp(connection: Connection, current: str) -> None:
     """Notes the fingerprint in the comment on `settings`. Every release makes that table and all
     views anew together, so this stamp goes when an earlier release replaces the views."""
     ((comment,),) = connection.execute(_COMMENT).fetchall()
-    connection.execute(f"comment on table main.settings is '{comment} [views {current}]'")
+    stamped = escaped(f"{comment} [views {current}]")
+    connection.execute(f"comment on table main.settings is '{stamped}'")
 
 
 def _stamped(connection: Connection) -> str | None:
