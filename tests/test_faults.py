@@ -475,7 +475,9 @@ def test_a_soak_ends_complete_and_never_exceeds_the_limit(
     assert waits.elapsed > 2 * (len(log) // 40 - 1)
 
 
-@pytest.mark.parametrize(("largest", "asked"), [(100, 62), (20, 20), (999, 500), (1000, 1000)])
+@pytest.mark.parametrize(
+    ("largest", "asked"), [(100, 62), (20, 20), pytest.param(999, 500, marks=LONG), (1000, 1000)]
+)
 def test_a_page_size_that_is_refused_is_made_smaller(
     make_world: MakeWorld, operator: Operator, largest: int, asked: int
 ) -> None:

@@ -139,7 +139,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-@pytest.mark.parametrize("answers", [30, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("answers", [15, pytest.param(200, marks=pytest.mark.long)])
 def test_a_run_ends_with_a_word_and_loses_nothing(
     make_world: Callable[..., World],
     monkeypatch: pytest.MonkeyPatch,

@@ -64,7 +64,9 @@ def no_utf8(file: Path) -> object:
 
 
 @pytest.mark.parametrize("harm", [no_toml, no_utf8, os.mkfifo, Path.mkdir])
-@pytest.mark.parametrize("name", ["config.toml", "secrets.toml"])
+@pytest.mark.parametrize(
+    "name", ["config.toml", pytest.param("secrets.toml", marks=pytest.mark.long)]
+)
 def test_a_broken_configuration_file_is_named(
     tmp_path: Path, harm: Callable[[Path], object], name: str
 ) -> None:

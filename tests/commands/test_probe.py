@@ -62,15 +62,31 @@ def probe(world: World, capsys: Capture) -> dict[str, tuple[str, str]]:
                 "attempts of exactly DateCreatedBefore": "excluded",
             },
         ),
-        ({"upper_case": True}, {"letters of conversion_status": "upper"}),
+        pytest.param(
+            {"upper_case": True}, {"letters of conversion_status": "upper"}, marks=pytest.mark.long
+        ),
         ({"no_error": "empty"}, {"error_code without an error": '""'}),
-        ({"no_error": "absent"}, {"error_code without an error": "absent"}),
-        ({"no_error": "zero"}, {"error_code without an error": "0"}),
+        pytest.param(
+            {"no_error": "absent"},
+            {"error_code without an error": "absent"},
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            {"no_error": "zero"}, {"error_code without an error": "0"}, marks=pytest.mark.long
+        ),
         ({"converts": "last"}, {"what a conversion marks": "only some attempts"}),
         ({"doubled": True}, {"attempts on several pages": r"0 missing, \d+ twice in . pages"}),
-        ({"clamp_page_size": True}, {"a page of 1001 attempts": "accepted: 1,000 attempts"}),
-        ({"empty_rate": "zero"}, {"its Summary": '0 attempts, rate "0"'}),
-        ({"rate_as_number": True}, {"Summary's rate": "a number"}),
+        pytest.param(
+            {"clamp_page_size": True},
+            {"a page of 1001 attempts": "accepted: 1,000 attempts"},
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            {"empty_rate": "zero"}, {"its Summary": '0 attempts, rate "0"'}, marks=pytest.mark.long
+        ),
+        pytest.param(
+            {"rate_as_number": True}, {"Summary's rate": "a number"}, marks=pytest.mark.long
+        ),
         ({"rows": "unknown_keys"}, {"keys that have no column": "brand, channel_data.segments"}),
         ({"rows": "no_sid"}, {"rows that are no attempts": r"\d\d+"}),
     ],

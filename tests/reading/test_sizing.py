@@ -253,7 +253,14 @@ def test_counts_that_make_no_sense_are_not_asked_for_ever(
     assert world.stored() == world.truth()
 
 
-@pytest.mark.parametrize("lie", ["ignores its dates", "counts a thousand times", "says anything"])
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "ignores its dates",
+        "counts a thousand times",
+        pytest.param("says anything", marks=pytest.mark.long),
+    ],
+)
 def test_no_count_makes_a_plan_cost_more_than_without_counts(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, lie: str
 ) -> None:

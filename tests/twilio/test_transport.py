@@ -181,6 +181,7 @@ def test_only_failures_in_a_row_are_too_heavy(waits: Time) -> None:
         assert client._transport.get(client._list, {}, bytes, heavy_tries=3) == SUMMARY
 
 
+SHORT = ("handshake", "headers", "body", "body of a redirect")  # the others are long tests
 TRICKLES = {
     "handshake": b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc\x03\x03",
     "status line": b"HTTP/1.1 200 O",
@@ -216,7 +217,10 @@ def trickling(begin: bytes) -> Iterator[str]:
         server.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.parametrize("part", TRICKLES)
+@pytest.mark.parametrize(
+    "part",
+    [part if part in SHORT else pytest.param(part, marks=pytest.mark.long) for part in TRICKLES],
+)
 def test_an_answer_that_never_ends_is_tried_again(
     waits: Time, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

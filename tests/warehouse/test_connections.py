@@ -42,7 +42,14 @@ def test_only_damage_is_taken_for_damage(
 
 
 @pytest.mark.parametrize(
-    "words", ["Could not read enough bytes", "Corrupt database", "not a valid DuckDB database file"]
+    "words",
+    [
+        "Could not read enough bytes",
+        *(
+            pytest.param(words, marks=pytest.mark.long)
+            for words in ("Corrupt database", "not a valid DuckDB database file")
+        ),
+    ],
 )
 def test_a_servers_words_are_not_taken_for_damage(
     configured: World, synced: World, monkeypatch: pytest.MonkeyPatch, capsys: Capture, words: str

@@ -159,7 +159,7 @@ def test_nothing_is_written_outside_of_the_folder(world: World, tmp_path: Path) 
     world.sandbox.now = time.time
     environment = {**os.environ, **environment_of(world), "PYTHONPATH": str(REPOSITORY)}
     environment |= {"PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path / "home")}
-    for words in (["sync"], ["check"], ["views"]):
+    for words in (["sync"], ["check"]):
         command = [sys.executable, "-c", WATCHING, str(world.settings.directory), *words]
         told = subprocess.run(
             command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False

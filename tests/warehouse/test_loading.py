@@ -114,7 +114,9 @@ def test_every_option_of_the_pipeline_is_known_to_us() -> None:
     assert set(PipelineConfiguration.get_resolvable_fields()) == known
 
 
-@pytest.mark.parametrize("refresh", ["drop_data", "drop_resources"])
+@pytest.mark.parametrize(
+    "refresh", ["drop_data", pytest.param("drop_resources", marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("is_published", [True, False])
 def test_a_load_that_deletes_attempts_is_never_published(
     synced: World, monkeypatch: pytest.MonkeyPatch, refresh: str, is_published: bool

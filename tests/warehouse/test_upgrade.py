@@ -174,7 +174,16 @@ def test_a_file_that_only_a_newer_duckdb_can_read_is_rebuilt(
     assert configured.stored().keys() >= before.keys()
 
 
-@pytest.mark.parametrize("litter", [".#coverage.sql", "._coverage.sql", "coverage.sql~"])
+@pytest.mark.parametrize(
+    "litter",
+    [
+        ".#coverage.sql",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("._coverage.sql", "coverage.sql~")
+        ),
+    ],
+)
 def test_what_editors_leave_beside_the_views_is_not_sql(
     configured: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, litter: str
 ) -> None:
@@ -187,7 +196,10 @@ def test_what_editors_leave_beside_the_views_is_not_sql(
     assert main(["check"], now=NOW) == 0
 
 
-@pytest.mark.parametrize("name", ["reports/coverage.sql", "staging/stg_attempts.sql"])
+@pytest.mark.parametrize(
+    "name",
+    ["reports/coverage.sql", pytest.param("staging/stg_attempts.sql", marks=pytest.mark.long)],
+)
 def test_a_file_that_cannot_be_read_is_named(
     configured: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
