@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
 from pipelines import release
@@ -35,15 +36,20 @@ def bring_along(connection: Connection) -> None:
     lacking = _lacking(connection)
     if _layout(connection) == LAYOUT and not lacking:
         return
-    connection.begin()
     connection.execute(f"create schema if not exists {SCHEMA}")
+    # Some releases of DuckDB cannot alter and update a table in one transaction. Without the stamp,
+    # the next run does all this again if this one is killed.
+    connection.execute(f"drop table if exists {_STAMP}")
     # The first load creates the other tables. A run that fails before it must be recorded too.
     create_table(connection, "sync_runs")
     for table, column, kind in lacking:
         connection.execute(f"alter table {SCHEMA}.{table} add column {column} {kind}")
-        if table == "attempts":
-            _fill_from_extra(connection, column, kind)
-    connection.execute(f"create or replace table {_STAMP} (layout bigint, release varchar)")
+    if _columns(connection)["attempts"]:
+        for column, hint in attempts_columns().items():
+            if column not in ("extra", "read_at"):
+                _fill_from_extra(connection, column, TYPES[str(hint["data_type"])])
+    connection.begin()
+    connection.execute(f"create table {_STAMP} (layout bigint, release varchar)")
     connection.execute(f"insert into {_STAMP} values (?, ?)", [LAYOUT, release()])
     connection.commit()
 
@@ -64,18 +70,24 @@ def _fill_from_extra(connection: Connection, column: str, kind: str) -> None:
 
 def _lacking(connection: Connection) -> list[tuple[str, str, str]]:
     """Returns table, name and type of each column that a table of ours lacks."""
-    there: dict[str, set[str]] = {}
-    for table, column in connection.execute(
-        "select table_name, column_name from duckdb_columns()"
-        f" where database_name = current_database() and schema_name = '{SCHEMA}'"
-    ).fetchall():
-        there.setdefault(table, set()).add(column)
+    there = _columns(connection)
     return [
         (table, column, TYPES[str(hint["data_type"])])
         for table, columns in {"attempts": attempts_columns(), **TABLES}.items()
         for column, hint in columns.items()
-        if table in there and column not in there[table]
+        if there[table] and column not in there[table]
     ]
+
+
+def _columns(connection: Connection) -> dict[str, set[str]]:
+    """Returns the columns of each table in our schema; an empty set for a table that is missing."""
+    there: dict[str, set[str]] = defaultdict(set)
+    for table, column in connection.execute(
+        "select table_name, column_name from duckdb_columns()"
+        f" where database_name = current_database() and schema_name = '{SCHEMA}'"
+    ).fetchall():
+        there[table].add(column)
+    return there
 
 
 def _layout(connection: Connection) -> int | None:
