@@ -68,6 +68,8 @@ class Sizing:
         self._pool = ThreadPoolExecutor(concurrency)
         self._budget = 0  # Summaries that `cut` may still request
         self._promised = 0  # attempts in the slices so far, by Twilio's count
+        # Attempts that may be promised ahead of reading. The client's page size may get smaller.
+        self._ahead = (4 * MOST_PAGES + USUAL_PAGES * concurrency) * client.page_size
         self._is_distrusted = False
 
     def __enter__(self) -> Sizing:
@@ -137,10 +139,9 @@ class Sizing:
         Each slice costs a request, even an empty one. So Twilio may not count far more attempts
         than it lists. Slices that are being read, or will be soon, are not listed yet.
         """
-        ahead = (4 * MOST_PAGES + USUAL_PAGES * self._concurrency) * self.client.page_size
         for slice_ in () if self._is_distrusted else self._cut(whole):
             for part in _parts(slice_, max(LAST_PAGES, left / self._concurrency)):
-                if self._promised > ahead + _GROWTH * self.client.attempts:
+                if self._promised > self._ahead + _GROWTH * self.client.attempts:
                     self._distrust()
                     return
                 self._promised += part.attempts or 0

@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from pipelines.errors import Failure, masked
+from pipelines.errors import Failure, Unreadable, masked
 from pipelines.twilio.connection import Answer
-from pipelines.twilio.decode import decode
+from pipelines.twilio.decode import decode, read_object
 
 Attempt = dict[str, Any]
 Parameters = dict[str, str]
@@ -44,10 +44,9 @@ def told_of(answer: Answer) -> str:
 
 def object_of(answer: Answer) -> dict[str, Any]:
     try:
-        body = json.loads(answer.content.decode(errors="replace"))
-    except (ValueError, RecursionError):
+        return read_object(answer.content, "an object")
+    except Unreadable:
         return {}
-    return body if isinstance(body, dict) else {}
 
 
 def listed(answer: Answer) -> Listed:

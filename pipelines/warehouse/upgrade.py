@@ -55,7 +55,8 @@ def bring_along(connection: Connection) -> None:
 
 
 def _fill_from_extra(connection: Connection, column: str, kind: str) -> None:
-    """Moves the values of a key that was unknown so far from `extra` to its own column."""
+    """Moves the values of a key that was unknown so far from `extra` to its own column. Replaces no
+    value: an odd key at the top level may be spelled like a nested one."""
     key = column.replace("__", ".")
     patch = json.dumps({key: None})  # null removes the key
     connection.execute(
@@ -63,7 +64,7 @@ def _fill_from_extra(connection: Connection, column: str, kind: str) -> None:
         update {SCHEMA}.attempts set
             {column} = try_cast(extra ->> '$."{key}"' as {kind}),
             extra = nullif(json_merge_patch(extra, '{patch}')::varchar, '{{}}')::json
-        where extra is not null and json_exists(extra, '$."{key}"')
+        where extra is not null and {column} is null and json_exists(extra, '$."{key}"')
         """
     )
 

@@ -363,3 +363,13 @@ def test_a_signal_is_heeded_that_has_woken_nobody(world: World) -> None:
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert waited == [True]
+
+
+def test_a_page_size_that_is_refused_makes_no_count_doubtful(make_world: MakeWorld) -> None:
+    """The slices were cut for larger pages, and nothing of them is read yet."""
+    world = make_world(attempts=1_000)
+    world.settings = replace(world.settings, page_size=20)
+    with connect(world.settings, Clock(world.now)) as client, Sizing(client) as sizing:
+        measured = sizing.measured(due_windows(world))
+        client.page_size = 2
+        assert all(piece.attempts is not None for piece in sizing.cut(measured))

@@ -264,3 +264,19 @@ def test_a_key_becomes_a_column_by_one_line(make_world: MakeWorld, tmp_path: Pat
         assert after["brands"] == after["segments"] >= before["n"]
         world.move(hours=30)
     assert after["brands"] > before["n"] > 100
+
+
+def test_a_key_that_is_spelled_like_a_column_replaces_nothing(configured: World) -> None:
+    configured.sync()
+    before = configured.stored()
+    with duckdb.connect(str(configured.settings.directory / "loading.duckdb")) as connection:
+        connection.execute("drop table twilio_verify._verify_sync")
+        connection.execute(
+            """update twilio_verify.attempts set extra = '{"channel_data.to":"x"}'"""
+        )
+    assert main(["views"], now=NOW) == 0
+    after = configured.stored()
+    numbers = {sid: row["channel_data__to"] for sid, row in before.items()}
+    assert {sid: row["channel_data__to"] for sid, row in after.items()} == {
+        sid: to if to is not None else "x" for sid, to in numbers.items()
+    }
