@@ -14,6 +14,9 @@ from pipelines.errors import Failure, advised, first_line
 Connection = duckdb.DuckDBPyConnection
 _OFFLINE = {"autoinstall_known_extensions": False}  # else DuckDB downloads one for a SQLite file
 T = TypeVar("T")
+# The storage format of both files. A file keeps the format in which it was made, so that its bytes
+# can be published. pyproject.toml promises the same: duckdb>=1.3.
+STORAGE = "v1.3.0"
 _NEWER = "Trying to read a database file with version number"  # of a newer DuckDB
 _DAMAGED = (
     "Corrupt database",
@@ -56,7 +59,8 @@ def connect(file: Path | None = None, read_only: bool = False, **options: Any) -
     """Opens the database, or one in memory. Its times are in UTC, whatever the machine's zone: some
     zones are known to DuckDB, but not to Python."""
     database = ":memory:" if file is None else str(file)
-    connection = duckdb.connect(database, read_only=read_only, config={**_OFFLINE, **options})
+    config = {**_OFFLINE, "storage_compatibility_version": STORAGE, **options}
+    connection = duckdb.connect(database, read_only=read_only, config=config)
     connection.execute("set global timezone = 'UTC'")
     return connection
 

@@ -37,17 +37,42 @@ class Database:
     def __init__(self, loading: Path, published: Path) -> None:
         self.loading, self.published = loading, published
         self._connection: Connection | None = None
+        self._cursors: list[Connection] = []
         self.views = ""  # fingerprint of the views that were made since it was opened
 
     @contextmanager
     def opened(self, wait: float = 0.0) -> Iterator[None]:
         """Opens the database. Waits `wait` seconds, at least 5, while readers have it open."""
+        self._connection, self.views = self._connected(max(wait, _PATIENCE)), ""
         try:
-            with self._connected(max(wait, _PATIENCE)) as self._connection:
-                self.views = ""
-                yield
+            yield
         finally:
-            self._connection = None
+            self._close()
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Closes the file, so that its bytes can be copied. Opens it again only after an error.
+
+        The system drops the locks of this process on the file when any handle of it is closed.
+        """
+        self._close()
+        try:
+            yield
+        except BaseException:
+            self._connection = self._connected(_PATIENCE)  # to record the failure
+            raise
+
+    def cursor(self) -> Connection:
+        """Returns a second connection, which is closed together with the first."""
+        self._cursors.append(self.connection.cursor())
+        return self._cursors[-1]
+
+    def _close(self) -> None:
+        for connection in (*self._cursors, self._connection):
+            if connection is not None:
+                connection.close()
+        self._connection = None
+        self._cursors.clear()
 
     @property
     def is_open(self) -> bool:

@@ -2,47 +2,101 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
-from pipelines.warehouse.connections import Connection, connect, quoted, unusable
+from pipelines.errors import Failure
+from pipelines.warehouse.connections import connect, quoted, unusable
 from pipelines.warehouse.tables import SCHEMA
+
+_FICLONE = 0x40049409  # Linux, ioctl_ficlone(2): btrfs, XFS and others
+_SPARE = 64 * 2**20  # bytes left free on the disk after a copy
 
 
 def copied(source: Path, target: Path) -> Path:
     """Copies `source` to a new file beside `target`, and returns that file. Reads every block.
 
-    `put` then replaces `target` by it. Raises Damaged, OpenElsewhere or another Failure.
+    The copy is compact, in the storage format of this release. `put` then replaces `target` by it.
+    Raises Damaged, OpenElsewhere or another Failure.
     """
+    fresh = _beside(target)
+    options: dict[str, Any] = {
+        "threads": 2,
+        "preserve_insertion_order": False,  # else a second thread would not make it faster
+        "memory_limit": "512MB",
+        "temp_directory": f"{fresh}.tmp",
+    }
     try:
-        with connect() as connection:
+        with _removed_if_partial(fresh), connect(**options) as connection:
             connection.execute(f"attach '{quoted(source)}' as source (read_only)")
-            return copied_database(connection, "source", target)
+            connection.execute(f"attach '{quoted(fresh)}' as fresh")
+            connection.execute("copy from database source to fresh")
+            connection.execute(f"drop schema if exists fresh.{SCHEMA}_staging cascade")
+            connection.execute("detach fresh")
     except duckdb.Error as error:
         raise unusable(source, error) from error
+    return fresh
 
 
-def copied_database(connection: Connection, name: str, target: Path, options: str = "") -> Path:
-    """Copies the attached database `name`, compacted and with its views. Otherwise as `copied`."""
-    target = target.resolve()  # a link is followed: the copy must be on the same file system
-    fresh = target.with_name(target.name + ".new")
+def copied_bytes(source: Path, target: Path) -> Path:
+    """Copies the bytes of `source` to a new file beside `target`, and returns that file.
+
+    `source` must be closed: closing a handle here would drop this process's locks on it. Raises
+    Failure if the disk has no room.
+    """
+    fresh = _beside(target)
+    with _removed_if_partial(fresh):
+        if not _cloned(source, fresh):
+            _require_room(fresh.parent, source.stat().st_size)
+            shutil.copyfile(source, fresh)
+        with fresh.open("rb") as copy:
+            os.fsync(copy)  # the file that it replaces survives a power cut; so must this one
+    return fresh
+
+
+def _cloned(source: Path, target: Path) -> bool:
+    """Lets the new file share the blocks of the old one. Returns False if the disk cannot."""
+    with source.open("rb") as old, target.open("wb") as new:
+        try:
+            fcntl.ioctl(new, _FICLONE, old.fileno())
+        except OSError:
+            return False
+    return True
+
+
+def _require_room(folder: Path, size: int) -> None:
+    """Raises Failure if the disk cannot take `size` bytes more, and some spare."""
+    free = shutil.disk_usage(folder).free
+    if free < size + _SPARE:
+        raise Failure(
+            f"publishing needs {size + _SPARE >> 20} MB free in {folder}, but only {free >> 20} MB "
+            "are free: free some space and run again; all attempts read are kept"
+        )
+
+
+def _beside(target: Path) -> Path:
+    """Returns the name of the new file, on the same file system: a link is followed."""
+    real = target.resolve()
+    return real.with_name(real.name + ".new")
+
+
+@contextmanager
+def _removed_if_partial(fresh: Path) -> Iterator[None]:
+    """Removes `fresh` first, and again if what makes it fails: a partial copy fills the disk."""
     _remove(fresh)
     try:
-        connection.execute(f"attach '{quoted(fresh)}' as fresh {options}")
-        connection.execute(f"copy from database {name} to fresh")
-        connection.execute(f"drop schema if exists fresh.{SCHEMA}_staging cascade")
-        connection.execute("detach fresh")
+        yield
     except BaseException:
-        with suppress(duckdb.Error):
-            connection.execute("detach fresh")
-        _remove(fresh)  # else a partial copy fills the disk
+        _remove(fresh)
         raise
-    return fresh
 
 
 def put(fresh: Path, target: Path) -> None:

@@ -27,7 +27,7 @@ from pipelines.warehouse.lock import Lock
 from pipelines.warehouse.publishing import Publisher
 from pipelines.warehouse.recovery import loads_of, recover
 from pipelines.warehouse.runs import Run, newest_sync
-from pipelines.warehouse.upgrade import bring_along, refuse_newer
+from pipelines.warehouse.upgrade import bring_along, bring_to_format, refuse_newer
 
 if TYPE_CHECKING:
     from pipelines.warehouse.loading import Loader
@@ -78,11 +78,10 @@ class Warehouse:
         with self.locked(self.lock, wait):
             self.refuse_newer()
             recover(self.loading, self.published)
-            self.publisher.forget_compact()
+            bring_to_format(self.loading)
             try:
                 with self.connected(min(wait, _FOR_READERS)):
                     yield
-                self.publisher.shrink()
             except (Failure, duckdb.Error) as error:
                 if not is_damage(error):
                     raise

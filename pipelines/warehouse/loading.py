@@ -42,7 +42,7 @@ _OPTIONS = {
     },
     "load": {
         "delete_completed_jobs": True,  # loaded packages hold phone numbers
-        "truncate_staging_dataset": True,  # else publishing copies it for nothing
+        "truncate_staging_dataset": True,  # its rows are in the tables now
     },
     "runtime": {
         "dlthub_telemetry": False,  # we connect to Twilio only
@@ -73,7 +73,8 @@ class Loader:
         if self._known is None:
             self._known = self._loads()
         try:
-            with _alone(self._working_folder), self._database.connection.cursor() as self._cursor:
+            with _alone(self._working_folder):
+                self._cursor = self._database.cursor()
                 yield
         finally:
             self._cursor = None

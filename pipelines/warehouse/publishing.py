@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
+import logging
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pipelines.errors import Failure
 from pipelines.twilio.limits import SECOND
-from pipelines.warehouse.connections import OpenElsewhere, quoted
-from pipelines.warehouse.database import MIB, Database
-from pipelines.warehouse.files import copied_database, put
-from pipelines.warehouse.recovery import loads_of, note_published
+from pipelines.warehouse.connections import Damaged, OpenElsewhere, quoted
+from pipelines.warehouse.database import Database
+from pipelines.warehouse.files import copied, copied_bytes, put
+from pipelines.warehouse.marks import mark, set_mark
+from pipelines.warehouse.recovery import LOADS, loads_of, note_published
 from pipelines.warehouse.tables import SCHEMA
 
-_READABLE_SINCE = "v1.2.0"  # DuckDB 1.x cannot open the storage format of DuckDB 2.0
-_SPARE = 64 * MIB  # bytes left free on the disk after publishing
-_OUTGROWN = 1.5  # times the size of a compact copy; merging leaves holes in the file
+_LOOSE = 0.4  # share of free blocks; merging leaves holes in the file
+_COMPACT_EVERY = timedelta(days=1)  # at most
+_COMPACTED = "compacted_at"
+_BLOCKS = """
+    select total_blocks, free_blocks from pragma_database_size()
+    where database_name = current_database()
+"""
+_RELATIONS = """
+    select schema_name, table_name from duckdb_tables() where database_name = current_database()
+    union all
+    select schema_name, view_name from duckdb_views()
+    where database_name = current_database() and not internal
+    order by all
+"""
 
 # Load packages that are not published, and hold more than windows without attempts.
 _UNPUBLISHED = f"""
@@ -47,13 +59,15 @@ _MEANING = f"""
 """
 
 
+log = logging.getLogger("verify_sync")
+
+
 class Publisher:
     """Makes `database.published` from `database`, which this run must have open."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._loading, self._published = database.loading, database.published
-        self._compact = self._loading.with_name(f"{self._loading.name}.compact")
 
     def reason_to_keep(self, every: timedelta = timedelta()) -> str | None:
         """Returns why the published file can stay as it is, or None if it must be replaced.
@@ -82,51 +96,53 @@ class Publisher:
         finally:
             connection.execute("detach published")
 
-    def publish(self) -> None:
-        """Replaces `verify.duckdb` atomically by a compact copy. Readers keep the old file.
+    def publish(self, now: datetime) -> None:
+        """Replaces `verify.duckdb` atomically by a copy of `loading.duckdb`, and closes that.
 
-        Raises Failure if the disk has no room for the copy.
+        Readers keep the old file. Raises Failure if the disk has no room for the copy.
         """
         connection = self._database.connection
-        self._check_disk()
-        options = f"(storage_version '{_READABLE_SINCE}')"
-        # The name is that of the file. If that is a link, DuckDB takes the name behind it.
-        ((name,),) = connection.execute("select current_database()").fetchall()
-        with self._database.going_through_all():
-            fresh = copied_database(connection, f'"{name}"', self._published, options)
-        self._keep_compact(fresh)
-        put(fresh, self._published)
-        note_published(self._published, connection)
+        connection.execute(f"drop schema if exists {SCHEMA}_staging cascade")
+        connection.execute("checkpoint")
+        is_loose = self._is_loose(now)
+        loads, relations = (self._database.rows(query) for query in (LOADS, _RELATIONS))
+        with self._database.closed():
+            if is_loose:
+                self._compact()
+            fresh = copied_bytes(self._loading, self._published)
+            self._verify(fresh, loads, relations)
+            put(fresh, self._published)
+            note_published(self._published, loads)
 
-    def shrink(self) -> None:
-        """Replaces `loading.duckdb` by its compact copy, unless more was loaded since.
+    def _is_loose(self, now: datetime) -> bool:
+        """Whether many blocks of the file are free, and it was not compacted in the last day."""
+        connection = self._database.connection
+        ((total, free),) = self._database.rows(_BLOCKS)
+        last = mark(connection, _COMPACTED)
+        if free <= _LOOSE * total or (last and now - datetime.fromisoformat(last) < _COMPACT_EVERY):
+            return False
+        set_mark(connection, _COMPACTED, now.isoformat())
+        connection.execute("checkpoint")
+        log.info("compacting %s: %s of %s blocks are free", self._loading, free, total)
+        return True
 
-        Call it when the file is closed.
-        """
-        if self._compact.exists() and loads_of(self._compact) == loads_of(self._loading):
-            put(self._compact, self._loading)
-
-    def forget_compact(self) -> None:
-        """Deletes the compact copy that a killed run left."""
-        self._compact.unlink(missing_ok=True)
-
-    def _keep_compact(self, fresh: Path) -> None:
-        """Keeps the copy for `shrink`, if `loading.duckdb` is much larger and the disk has room."""
-        size, free = fresh.stat().st_size, shutil.disk_usage(fresh.parent).free
-        if self._loading.stat().st_size <= _OUTGROWN * size or free <= size + _SPARE:
-            return
+    def _compact(self) -> None:
+        """Rewrites the closed file. A disk that has no room for that is no reason to fail."""
         try:
-            shutil.copyfile(fresh, self._compact)
-        except OSError:  # such as a quota: publishing still works
-            self.forget_compact()
+            put(copied(self._loading, self._loading), self._loading)
+        except Damaged:
+            raise
+        except Failure as failure:
+            log.warning("not compacted: %s", failure)
 
-    def _check_disk(self) -> None:
-        self._database.connection.execute("checkpoint")
-        folder = self._published.parent
-        needed = self._loading.stat().st_size + _SPARE
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            raise Failure(
-                f"publishing needs {needed >> 20} MB free in {folder}, but only {free >> 20} MB "
-                "are free: free some space and run again; all attempts read are kept"
-            )
+    def _verify(self, fresh: Path, *expected: list[tuple[object, ...]]) -> None:
+        """Raises Failure unless the copy opens, with the same loads, tables and views."""
+        kept = f"{self._published} stays as it was, because its new copy"
+        try:
+            if [self._database.rows(query, fresh) for query in (LOADS, _RELATIONS)] == [*expected]:
+                return
+            why = f"{kept} lacks loads, tables or views"
+        except Failure as error:
+            why = f"{kept} cannot be read: {error}"
+        fresh.unlink()
+        raise Failure(f"{why}; all attempts read are kept, run again")

@@ -56,10 +56,7 @@ def recover(loading: Path, published: Path) -> None:
             "backup, run `%s`", loading, published.name, typed("restore", "FILE"),
         )  # fmt: skip
     try:
-        kept = loads_of(published)
-        if kept is not None and wal_of(published).exists():  # drop changes by other programs
-            wal_of(published).unlink()
-            kept = loads_of(published)
+        kept = _without_log(published)
     except Damaged as error:
         if not _is_intact(loading):
             raise _beyond_recovery(error) from error
@@ -101,6 +98,20 @@ def _rebuild(loading: Path, published: Path, reason: str) -> None:
     log.warning("%s: rebuilt from %s%s", reason, published.name, old)
 
 
+def _without_log(published: Path) -> Loads | None:
+    """Returns its loads, after dropping what other programs have written beside the file."""
+    log_of_others = wal_of(published)
+    try:
+        kept = loads_of(published)
+        if kept is None or not log_of_others.exists():
+            return kept
+    except Damaged:  # perhaps only because the log was written for the file before this one
+        if not log_of_others.exists():
+            raise
+    log_of_others.unlink()
+    return loads_of(published)
+
+
 def _is_intact(loading: Path) -> bool:
     try:
         return loads_of(loading) is not None
@@ -122,10 +133,11 @@ def loads_of(file: Path) -> Loads | None:
     return Loads(*found)
 
 
-def note_published(published: Path, connection: Connection) -> None:
-    """Stores which loads are published, for when the file itself cannot be queried."""
-    found = connection.execute(LOADS).fetchone() or ()
-    _note(published).write_text(" ".join(map(str, found)), encoding="utf-8")
+def note_published(published: Path, found: list[tuple[object, ...]]) -> None:
+    """Stores which loads are published, for when the file itself cannot be queried. `found` is the
+    answer to LOADS."""
+    text = " ".join(str(value) for row in found for value in row)
+    _note(published).write_text(text, encoding="utf-8")
 
 
 def _noted(published: Path) -> Loads | None:

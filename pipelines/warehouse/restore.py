@@ -37,7 +37,7 @@ def restore(warehouse: Warehouse, backup: Path) -> list[Path]:
         put(fresh, warehouse.loading)
         with warehouse.connected():
             apply_views(warehouse.database, warehouse.settings)
-            warehouse.publisher.publish()
+            warehouse.publisher.publish(warehouse.run.now)
     return kept
 
 

@@ -88,7 +88,7 @@ def publish(warehouse: Warehouse, now: datetime) -> None:
             f"{name} {held}, because checks failed: {why}; all attempts read are kept, run "
             f"`{typed('check')}` to see the rows"
         )
-    warehouse.publisher.publish()
+    warehouse.publisher.publish(now)
 
 
 def _record(warehouse: Warehouse) -> None:

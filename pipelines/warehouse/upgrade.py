@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from pathlib import Path
 
 from pipelines import release
 from pipelines.errors import Misuse
 from pipelines.reading.raw_tables import TABLES, attempts_columns
-from pipelines.warehouse.connections import Connection, ask
+from pipelines.warehouse.connections import STORAGE, Connection, ask
+from pipelines.warehouse.files import copied, put
+from pipelines.warehouse.marks import create_marks
 from pipelines.warehouse.tables import SCHEMA, TYPES, create_table
 
 # Add 1 in each release whose tables an earlier release cannot use. Layout 1 has no stamp.
-LAYOUT = 2
+LAYOUT = 3
 _STAMP = f"{SCHEMA}._verify_sync"
+_FORMAT = "select tags['storage_version'] from duckdb_databases() where database_name = 'asked'"
+
+log = logging.getLogger("verify_sync")
 
 
 def refuse_newer(file: Path) -> None:
@@ -26,6 +32,19 @@ def refuse_newer(file: Path) -> None:
             f"knows up to {LAYOUT}): install that release again, or set WAREHOUSE__DIR to another "
             "folder"
         )
+
+
+def bring_to_format(loading: Path) -> None:
+    """Rewrites the closed database once in the storage format of this release.
+
+    Its bytes are published, and DuckDB 1.3 must be able to read them.
+    """
+    found = ask(loading, _FORMAT, Connection.fetchone, None)
+    if found is None or found[0].startswith(STORAGE):
+        return
+    size = f"{loading.stat().st_size >> 20:,} MB"
+    log.info("rewriting %s once, in a format that can be published: %s", loading, size)
+    put(copied(loading, loading), loading)
 
 
 def bring_along(connection: Connection) -> None:
@@ -42,6 +61,7 @@ def bring_along(connection: Connection) -> None:
     connection.execute(f"drop table if exists {_STAMP}")
     # The first load creates the other tables. A run that fails before it must be recorded too.
     create_table(connection, "sync_runs")
+    create_marks(connection)
     for table, column, kind in lacking:
         connection.execute(f"alter table {SCHEMA}.{table} add column {column} {kind}")
     if _columns(connection)["attempts"]:

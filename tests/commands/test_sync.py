@@ -122,7 +122,7 @@ def test_of_doubles_in_one_load_the_last_read_stays(world: World) -> None:
     with warehouse.opened():
         warehouse.loader.load(Package.of([*late, *early]))
         apply_views(warehouse.database, warehouse.settings)
-        warehouse.publisher.publish()
+        warehouse.publisher.publish(NOW)
     stored, truth = world.stored(), world.truth()
     assert stored
     assert stored == {sid: truth[sid] for sid in stored}
@@ -193,7 +193,7 @@ def test_what_is_stored_in_part_is_not_appended(world: World, known: str) -> Non
         assert not warehouse.loader._is_new(Package.of([read]))
         warehouse.loader.load(Package.of([read]))
         apply_views(warehouse.database, warehouse.settings)
-        warehouse.publisher.publish()
+        warehouse.publisher.publish(NOW)
     assert len(world.stored()) == read.attempts.num_rows + (known == "window")
 
 

@@ -28,7 +28,7 @@ from pipelines.reading.windows import Window, remaining
 from pipelines.twilio.clock import Clock
 from pipelines.twilio.filters import Filters
 from pipelines.twilio.limits import RETENTION, SECOND
-from pipelines.warehouse import publishing as module
+from pipelines.warehouse import files
 from pipelines.warehouse.ingest import connect, windows_read
 from pipelines.warehouse.loading import Loader
 from pipelines.warehouse.lock import LockHolder
@@ -109,7 +109,7 @@ def test_after_the_last_load_only_publishing_is_left(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_SPARE", 2**62)
+        patch.setattr(files, "_SPARE", 2**62)
         with pytest.raises(Failure, match="free some space"):
             run(world)
     before = len(world.sandbox.log)
@@ -273,7 +273,7 @@ def test_an_older_reading_does_not_replace_a_newer_one(world: World) -> None:
         with warehouse.opened():
             warehouse.loader.load(Package.of(reads))
             apply_views(warehouse.database, warehouse.settings)
-            warehouse.publisher.publish()
+            warehouse.publisher.publish(world.now)
     stored = world.stored()
     inside = [sid for sid in truth if window.after < truth[sid]["date_created"] <= window.before]
     assert {sid: stored[sid] for sid in inside} == {sid: truth[sid] for sid in inside}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import signal
@@ -23,9 +22,10 @@ from pipelines.reading.package import Package
 from pipelines.reading.windows import Window
 from pipelines.twilio.columns import REJECTED
 from pipelines.twilio.limits import SECOND
-from pipelines.warehouse import publishing as module
-from pipelines.warehouse.views import apply_views, sql_folder, view_files
-from tests.worlds import NOW, World, due_windows, nothing_is_due, read_windows
+from pipelines.warehouse import files
+from pipelines.warehouse.connections import STORAGE
+from pipelines.warehouse.views import sql_folder, view_files
+from tests.worlds import NOW, World, due_windows, read_windows
 
 READER = """
 import duckdb, sys
@@ -122,7 +122,7 @@ def test_the_published_file_is_compact_and_readable_by_older_duckdb(world: World
         ).fetchall()[0]
         (free,) = connection.execute("select free_blocks from pragma_database_size()").fetchall()[0]
     assert {name for (name,) in schemas} == {"main", "twilio_verify"}
-    assert "v1.2.0" in tags["storage_version"]
+    assert STORAGE in tags["storage_version"]
     assert free == 0
     assert not list(world.settings.directory.glob("verify.duckdb.new*"))
 
@@ -210,7 +210,7 @@ def test_what_an_interrupted_run_did_not_publish_is_new(
     world.move(hours=3)
     now = world.now
     commands = {"sync": world.sync, "fetch": lambda: fetch(world.settings, [sid], now)}
-    monkeypatch.setattr(module, "_SPARE", 2**62)  # no room to publish
+    monkeypatch.setattr(files, "_SPARE", 2**62)  # no room to publish
     with pytest.raises(Failure, match="free some space"):
         commands[what]()
     monkeypatch.undo()
@@ -219,7 +219,8 @@ def test_what_an_interrupted_run_did_not_publish_is_new(
     with warehouse.opened():  # a run that finds no new attempts
         warehouse.loader.load(Package.of(read_windows(world, [Window(NOW - SECOND, NOW)])))
         assert warehouse.publisher.reason_to_keep() is None
-        warehouse.publisher.publish()
+        warehouse.publisher.publish(NOW)
+    with warehouse.opened():
         warehouse.loader.load(Package.of(read_windows(world, [Window(NOW - SECOND, NOW)])))
         assert warehouse.publisher.reason_to_keep() == "nothing new to publish"
     (row,) = world.query("select max(read_at) as at from raw")
@@ -274,7 +275,7 @@ def test_too_little_disk_keeps_what_was_read_and_what_was_published(
 ) -> None:
     before = world.stored()
     world.move(hours=11)
-    monkeypatch.setattr(module, "_SPARE", 2**62)
+    monkeypatch.setattr(files, "_SPARE", 2**62)
     with pytest.raises(Failure, match="free some space"):
         world.sync()
     assert world.stored() == before
@@ -315,42 +316,3 @@ def test_a_foreign_file_is_one_clear_line(world: World) -> None:
 def test_the_views_are_found_beside_the_package() -> None:
     assert (sql_folder() / "settings.sql").is_file()
     assert {file.parent.name for file in view_files()} == {"staging", "marts", "reports"}
-
-
-def test_a_file_that_has_grown_is_replaced_by_the_compact_copy(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """But not if more was loaded after the copy was made."""
-    monkeypatch.setattr(module, "_OUTGROWN", 0)
-    world.sync()
-    loading, published = (world.settings.directory / f"{n}.duckdb" for n in ("loading", "verify"))
-    assert loading.read_bytes() == published.read_bytes()
-    world.move(hours=1)
-    windows, warehouse = due_windows(world), world.warehouse()
-    with warehouse.opened():
-        warehouse.loader.finish_pending()
-        apply_views(warehouse.database, warehouse.settings)
-        warehouse.publisher.publish()
-        warehouse.loader.load(Package.of(read_windows(world, windows)))
-    assert nothing_is_due(world)
-    world.sync()
-    assert loading.read_bytes() == published.read_bytes()
-    assert world.stored().keys() >= world.truth().keys()
-
-
-def test_no_room_for_the_compact_copy_is_no_reason_not_to_publish(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fill(_: Path, target: Path) -> None:
-        target.write_bytes(b"half a file")
-        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-
-    monkeypatch.setattr(module, "_OUTGROWN", 0)
-    monkeypatch.setattr(module.shutil, "copyfile", fill)
-    world.sync()
-    assert world.stored() == world.truth()
-    names = {file.name for file in world.settings.directory.iterdir()}
-    assert {name for name in names if "compact" in name} == set()
-    world.move(hours=1)
-    world.sync()
-    assert world.stored().keys() >= world.truth().keys()

@@ -13,7 +13,7 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.errors import Failure
 from pipelines.reading import windows
-from pipelines.warehouse.publishing import Publisher
+from pipelines.warehouse import publishing
 from pipelines.warehouse.runs import Run, record
 from tests.clocks import Time
 from tests.warehouse.test_lock import holding
@@ -84,7 +84,7 @@ def test_a_run_that_failed_is_told_by_the_next_that_does_not(
             configured.move(minutes=1)
             assert main(["sync"], now=configured.now) == 1
     with monkeypatch.context() as full:
-        full.setattr(Publisher, "_check_disk", raising(Failure("publishing needs more")))
+        full.setattr(publishing, "copied_bytes", raising(Failure("publishing needs more")))
         configured.move(minutes=1)
         assert main(["sync"], now=configured.now) == 1
     configured.move(minutes=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import lzma
 import os
 import shutil
@@ -16,22 +17,26 @@ import pytest
 
 from pipelines.__main__ import main
 from pipelines.warehouse import checks, views
+from pipelines.warehouse.connections import STORAGE
 from pipelines.warehouse.recovery import loads_of
 from pipelines.warehouse.upgrade import LAYOUT
 from tests.worlds import NOW, REPOSITORY, Capture, World, environment_of, refused
 
 MakeWorld = Callable[..., World]
-# The folder that release 0.1.0 left after syncs 24 and 23 hours before NOW, with the sandbox's
-# account of 300 attempts. Made on Python 3.10, which has the oldest DuckDB of the lock file: every
-# newer one can read its files.
-PREVIOUS = REPOSITORY / "tests" / "fixtures" / "warehouse-0.1.0.tar.xz"
+# The folders that releases of layout 1 and 2 left after syncs 24 and 23 hours before NOW, with the
+# sandbox's account of 300 attempts. Made on Python 3.10, which has the oldest DuckDB of the lock
+# file: every newer one can read its files.
+PREVIOUS = sorted((REPOSITORY / "tests" / "fixtures").glob("warehouse-*.tar.xz"))
+FORMAT = "select tags['storage_version'] from duckdb_databases() where not internal"
 NEWER = "update twilio_verify._verify_sync set layout = layout + 1, release = '9.9.9'"
 
 
-@pytest.fixture
-def previous(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> World:
+@pytest.fixture(params=PREVIOUS, ids=lambda file: file.name)
+def previous(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> World:
     world = make_world(attempts=300)
-    with tarfile.open(PREVIOUS) as archive:
+    with tarfile.open(request.param) as archive:
         archive.extractall(world.settings.directory.parent, filter="data")
     for name, value in environment_of(world).items():
         monkeypatch.setenv(name, value)
@@ -56,14 +61,14 @@ def test_the_previous_release_is_brought_along_by_the_next_run(
 ) -> None:
     before = previous.stored()
     assert main(["status"], now=NOW) == 0  # it works before the upgrade
-    assert "last successful sync  none" in capsys.readouterr().out
+    assert "last successful sync  " in capsys.readouterr().out
     assert main(["sync"], now=NOW) == 0
     asked = len(previous.sandbox.log)
     assert asked <= 8  # only what is due is read again
     after = previous.stored()
     assert before.keys() <= after.keys()
     assert after.keys() == previous.truth().keys()
-    (run,) = previous.query("from sync_history")
+    *_, run = previous.query("from sync_history order by started_at")
     assert (run["outcome"], run["attempts_new"]) == ("done", len(after) - len(before))
     for name in ("loading.duckdb", "verify.duckdb"):
         assert layout(previous.settings.directory / name)[0][0] == LAYOUT
@@ -72,6 +77,54 @@ def test_the_previous_release_is_brought_along_by_the_next_run(
         "select count(conversions_judged) as n from twilio_verify.reconciliations"
     )
     assert found == {"n": 4}
+    assert main(["check"], now=NOW) == 0
+
+
+def test_it_is_said_once_that_a_file_is_rewritten(
+    previous: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "verify_sync")
+    for _ in range(2):
+        assert main(["sync"], now=NOW) == 0
+    assert caplog.text.count("rewriting ") == 1
+    for name in ("loading.duckdb", "verify.duckdb"):
+        with duckdb.connect(str(previous.settings.directory / name), read_only=True) as connection:
+            (found,) = connection.execute(FORMAT).fetchall()
+        assert STORAGE in found[0]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "upgrade.copied", "upgrade.put", "upgrade.create_marks", "upgrade._fill_from_extra",
+        "views.create_views", "publishing.copied_bytes", "publishing.put",
+    ],
+)  # fmt: skip
+def test_an_upgrade_that_is_killed_goes_on(previous: World, moment: str) -> None:
+    before = previous.stored()
+    module, function = moment.split(".")
+    code = f"""
+import os, sys
+from datetime import datetime
+from pipelines.warehouse import {module}
+from pipelines.__main__ import main
+original = {module}.{function}
+def killed(*given):
+    original(*given)
+    os.kill(os.getpid(), 9)
+{module}.{function} = killed
+main(["views"], now=datetime.fromisoformat(sys.argv[1]))
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", code, NOW.isoformat()], cwd=REPOSITORY,
+        env={**os.environ, **environment_of(previous)}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == -9, told.stderr
+    assert previous.stored() == before
+    assert main(["views"], now=NOW) == 0
+    assert previous.stored() == before
+    assert main(["sync"], now=NOW) == 0
+    assert previous.stored().keys() == previous.truth().keys()
     assert main(["check"], now=NOW) == 0
 
 
