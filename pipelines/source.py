@@ -12,6 +12,7 @@ from typing import Any
 
 import dlt
 import pyarrow as pa
+import pyarrow.compute as pc
 from dlt.common.configuration import configspec
 from dlt.common.configuration.specs import BaseConfiguration
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
@@ -21,7 +22,15 @@ from dlt.extract import DltResource
 from pipelines.errors import Misuse
 from pipelines.reading.defaults import default_concurrency
 from pipelines.reading.package import Package
-from pipelines.reading.raw_tables import TABLES, attempts_columns, rate_sql, windows_read_sql
+from pipelines.reading.raw_tables import (
+    CHANGED_IN,
+    LOAD_ID,
+    PACKAGES,
+    TABLES,
+    attempts_columns,
+    rate_sql,
+    windows_read_sql,
+)
 from pipelines.reading.sizing import Sizing
 from pipelines.reading.slices import batches
 from pipelines.reading.windows import Window, WindowsRead, plan
@@ -40,9 +49,12 @@ _APPEND: Any = {"disposition": "append"}
 
 
 def _resources(
-    groups: Iterable[Package], materialize: bool, merge: Any = _MERGE
+    groups: Iterable[Package], materialize: bool, merge: Any = _MERGE, stamped: bool = False
 ) -> list[DltResource]:
-    """The dlt resources. `groups` is iterated once; each package feeds all tables."""
+    """The dlt resources. `groups` is iterated once; each package feeds all tables.
+
+    `stamped` adds to each attempt the load package that brings it.
+    """
 
     @dlt.resource(name="packages", selected=False)
     def all_packages() -> Iterator[Package]:
@@ -50,12 +62,12 @@ def _resources(
 
     @dlt.transformer(
         data_from=all_packages,
-        columns=attempts_columns(),
+        columns={**attempts_columns(), **(PACKAGES if stamped else {})},
         write_disposition=merge,
         file_format="parquet",
     )
     def attempts(package: Package) -> Iterator[pa.Table]:
-        yield package.attempts
+        yield _stamped(package) if stamped else package.attempts
 
     @dlt.transformer(data_from=all_packages, columns=TABLES["windows_read"], file_format="parquet")
     def windows_read(package: Package) -> Iterator[Any]:
@@ -92,7 +104,15 @@ def package_source(
 ) -> list[DltResource]:
     """One load package. `materialize` creates the tables that later commands fill. `new` means
     that none of its attempts is stored yet: they are appended, at half the cost of a merge."""
-    return _resources(iter([package]), materialize, _APPEND if new else _MERGE_EACH_ONCE)
+    return _resources(iter([package]), materialize, _APPEND if new else _MERGE_EACH_ONCE, True)
+
+
+def _stamped(package: Package) -> pa.Table:
+    """Its attempts with the columns PACKAGES. Runs while dlt writes the load package."""
+    load_id, rows = str(dlt.current.load_package_state()["load_id"]), package.attempts.num_rows
+    brought = pa.repeat(load_id, rows)
+    changed = brought if package.changed_in is None else pc.fill_null(package.changed_in, load_id)
+    return package.attempts.append_column(LOAD_ID, brought).append_column(CHANGED_IN, changed)
 
 
 @configspec

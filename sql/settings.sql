@@ -6,11 +6,12 @@ create or replace table settings (
     pumping_destinations bigint,
     pumping_rate double,
     pumping_z_score double,
-    code_validity interval,
-    settled_after interval,
-    retention interval,
-    revisit_after interval[]
+    code_validity bigint,
+    settled_after bigint,
+    retention bigint
 );
+
+create or replace table revisit_ages (age bigint);
 
 comment on table settings is 'One row: the settings that the views use.';
 comment on column settings.verification_fee is
@@ -26,8 +27,9 @@ comment on column settings.pumping_rate is
 comment on column settings.pumping_z_score is
 'A pumping suspect is at least this many standard deviations below the baseline.';
 comment on column settings.code_validity is
-'An attempt read at this age or later is mature: Twilio''s default code validity is over.';
+'An attempt read at this age (in seconds) or later is mature: Twilio''s default code validity is over.';
 comment on column settings.settled_after is
-'An attempt read at this age or later is settled: no more changes are expected.';
-comment on column settings.retention is 'How long Twilio lists an attempt.';
-comment on column settings.revisit_after is 'Ages at which attempts are read again.';
+'An attempt read at this age (in seconds) or later is settled: no more changes are expected.';
+comment on column settings.retention is 'How long Twilio lists an attempt, in seconds.';
+comment on table revisit_ages is 'One row per age at which attempts are read again.';
+comment on column revisit_ages.age is 'The age, in seconds.';

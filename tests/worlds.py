@@ -20,6 +20,7 @@ from pipelines.__main__ import main
 from pipelines.commands.sync import sync
 from pipelines.reading import sizing, slices
 from pipelines.reading.package import SliceRead
+from pipelines.reading.raw_tables import PACKAGES
 from pipelines.reading.sizing import Slice
 from pipelines.reading.slices import batches
 from pipelines.reading.windows import LAST_CALL, Window, plan
@@ -34,8 +35,10 @@ from pipelines.twilio.credentials import Credentials
 from pipelines.twilio.limits import RETENTION
 from pipelines.warehouse.folder import Warehouse
 from pipelines.warehouse.ingest import connect, windows_read
+from pipelines.warehouse.kept import kept_tables
 from pipelines.warehouse.runs import Run
 from pipelines.warehouse.tables import create_raw
+from pipelines.warehouse.views import view_files
 from tests import nursery
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -89,9 +92,11 @@ class World:
         return [row for row in self.sandbox.truth() if not is_whole(row)]
 
     def stored(self) -> dict[str, Row]:
-        """The published attempts by sid, without `read_at`. Fails if an attempt is stored twice."""
-        rows = self.query("select * exclude (read_at) from raw")
-        stored = {row["sid"]: row for row in rows}
+        """The published attempts by sid, without `read_at` and the load packages. Fails if an
+        attempt is stored twice."""
+        rows = self.query("from raw")
+        hidden = ("read_at", *PACKAGES)
+        stored = {row["sid"]: {k: v for k, v in row.items() if k not in hidden} for row in rows}
         assert len(stored) == len(rows), "an attempt is stored twice"
         return stored
 
@@ -107,6 +112,13 @@ class World:
             finally:
                 connection.execute("use memory")
                 connection.execute("detach published")
+
+
+def make_kept_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """Makes the kept tables from the attempts that are there, as `views` does."""
+    for file in view_files():
+        if file.stem in kept_tables(view_files()):
+            connection.execute(file.read_text(encoding="utf-8"))
 
 
 @cache

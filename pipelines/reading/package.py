@@ -39,11 +39,16 @@ class SliceRead:
 
 @dataclass(frozen=True)
 class Package:
-    """A load package: attempts, each once, and the windows that these attempts complete."""
+    """A load package: attempts, each once, and the windows that these attempts complete.
+
+    `changed_in` has, for each attempt that was only read again, the load package that last changed
+    a value of it. It is null for new and changed attempts.
+    """
 
     attempts: pa.Table
     rejected: pa.Table
     windows_read: Sequence[dict[str, object]] = ()
+    changed_in: pa.ChunkedArray | None = None
 
     @classmethod
     def of(cls, reads: Sequence[SliceRead]) -> Package:

@@ -36,6 +36,11 @@ def attempts_columns() -> TTableSchemaColumns:
     return columns
 
 
+# The load package that brought this copy of an attempt, and the one that last changed a value of it
+# other than `read_at` (empty: before such packages were noted).
+LOAD_ID, CHANGED_IN = "_dlt_load_id", "_changed_load_id"
+PACKAGES = _hints(text=f"{LOAD_ID} {CHANGED_IN}")
+
 # All raw tables except attempts. The first run creates them, even those that it does not fill.
 TABLES: dict[str, TTableSchemaColumns] = {
     "windows_read": _hints(

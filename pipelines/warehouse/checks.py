@@ -10,7 +10,7 @@ A check file has the severity on line 1, the meaning of its rows on line 2, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -22,11 +22,15 @@ import duckdb
 from pipelines.errors import Failure, advised, cut, first_line, masked, printable, redact
 from pipelines.text import counted, text_of, typed
 from pipelines.warehouse.connections import Connection, is_damage
-from pipelines.warehouse.database import MIB, Database
+from pipelines.warehouse.database import Database
+from pipelines.warehouse.kept import differing, kept_tables
 from pipelines.warehouse.own_sql import CHECKS, own_files, sql_files
-from pipelines.warehouse.views import sql_folder
+from pipelines.warehouse.recovery import Loads
+from pipelines.warehouse.scope import Scope
+from pipelines.warehouse.views import sql_folder, view_files
 
 FAIL, WARN = "fail", "warn"
+KEPT_TABLES = "kept_tables_agree"
 _HEAD = re.compile(rf"-- severity: ({FAIL}|{WARN})\n-- (.+)\n", re.IGNORECASE)
 # Matches possible phone numbers, even without a +, and possible e-mail addresses. It does not
 # match SIDs: their digits have letters beside them.
@@ -43,7 +47,8 @@ _SHOWN_OF_A_VALUE = 100  # characters
 class CheckResult:
     """A check and its result: the verdict `ok`, `warn` or `fail`, the row count, the first rows.
 
-    If the check could not run, `count` is None and `meaning` says why.
+    If the check could not run, `count` is None and `meaning` says why. `is_partial`: it looked at
+    what changed, not at all rows.
     """
 
     name: str
@@ -51,6 +56,7 @@ class CheckResult:
     meaning: str
     count: int | None = 0
     rows: tuple[str, ...] = ()
+    is_partial: bool = False
 
     def __str__(self) -> str:
         found = "" if self.count is None else f", {counted(self.count, 'row')}"
@@ -62,49 +68,93 @@ def check_files() -> list[Path]:
     return sql_files(sql_folder() / CHECKS)
 
 
-def check(database: Database, now: datetime, own: Path | None = None) -> list[CheckResult]:
-    """Runs our checks, and those in the user's folder `own`, on the data to be published."""
+def check(
+    database: Database,
+    now: datetime,
+    own: Path | None = None,
+    seen: Callable[[Connection], Loads | None] = lambda _: None,
+) -> tuple[Scope, list[CheckResult]]:
+    """Runs our checks, and those in the user's folder `own`, on the data to be published.
+
+    They look at what has changed since the loads that `seen` returns; if it is None, at all rows.
+    """
+
+    def checked(connection: Connection) -> tuple[Scope, list[CheckResult]]:
+        scope = Scope.since(connection, seen(connection))
+        return scope, run_checks(connection, now, own, scope)
+
     if not database.is_open:
-        checked = lambda answer: run_checks(answer, now, own)  # noqa: E731
-        return database.ask("select 1", checked, [], is_large=True)
-    # Less memory is not enough for two threads. More makes large warehouses faster, but takes more.
-    memory = min(max(database.loading.stat().st_size // 2, 192 * MIB), 1024 * MIB)
-    with database.going_through_all(memory // MIB), database.connection.cursor() as connection:
-        return run_checks(connection, now, own)
+        nothing: tuple[Scope, list[CheckResult]] = (Scope(0), [])
+        return database.ask("select 1", checked, nothing, is_large=True)
+    with database.going_through_all(), database.connection.cursor() as connection:
+        return checked(connection)
 
 
-def run_checks(connection: Connection, now: datetime, own: Path | None = None) -> list[CheckResult]:
+def run_checks(
+    connection: Connection, now: datetime, own: Path | None = None, scope: Scope | None = None
+) -> list[CheckResult]:
     """Runs every check. The SQL variable `now` is set to `now`. No check can write.
 
     Personal data in the rows is redacted. A check that cannot run counts as if it had found rows.
     But a check that runs out of memory is only a warning.
     """
+    scope = scope or Scope.since(connection, None)
     connection.execute(f"set variable now = timestamptz '{now.isoformat()}'")
     ours = check_files()
-    taken = {file.stem for file in ours}
+    taken = {KEPT_TABLES, *(file.stem for file in ours)}
     return [
-        *(_answer(file, connection) for file in ours),
-        *(_answer(file, connection, taken) for file in own_files(own, CHECKS)),
+        *(_answer(file, connection, scope) for file in ours),
+        _compare_kept_tables(connection, scope),
+        *(_answer(file, connection, scope, taken) for file in own_files(own, CHECKS)),
     ]
 
 
-def _answer(file: Path, connection: Connection, taken: Collection[str] = ()) -> CheckResult:
-    severity = FAIL
-    try:
+def _compare_kept_tables(connection: Connection, scope: Scope) -> CheckResult:
+    """The one check that is no file: it needs the queries of the kept tables."""
+    meaning = f"A kept table differs from its query: run `{typed('views')}` to make it again."
+
+    def found() -> CheckResult:
+        differ = differing(connection, kept_tables(view_files()), scope.touched)
+        rows = tuple(f"table {name}, rows {kept:,}, expected {new:,}" for name, kept, new in differ)
+        verdict, part = FAIL if rows else "ok", scope.changes is not None
+        return CheckResult(KEPT_TABLES, verdict, meaning, len(rows), rows, part)
+
+    return _guarded(KEPT_TABLES, "pipelines", [FAIL], found)
+
+
+def _answer(
+    file: Path, connection: Connection, scope: Scope, taken: Collection[str] = ()
+) -> CheckResult:
+    severity = [FAIL]  # until the file says otherwise
+
+    def found() -> CheckResult:
         if file.stem in taken:
             raise Failure("verify-sync has a check of this name: rename your file")
-        severity, meaning, query = _read(file)
-        count, rows = _found(query, connection)
-        return CheckResult(masked(file.stem), severity if count else "ok", meaning, count, rows)
+        severity[0], meaning, query = _read(file)
+        _require_one_query(query, connection)
+        found = [_found(query, connection) for _ in scope.passes(query, connection)]
+        count, rows = sum(count for count, _ in found), [row for _, rows in found for row in rows]
+        verdict, part = severity[0] if count else "ok", scope.is_partial(query)
+        return CheckResult(masked(file.stem), verdict, meaning, count, tuple(rows[:_SHOWN]), part)
+
+    return _guarded(masked(file.stem), masked(str(file)), severity, found)
+
+
+def _guarded(
+    name: str, where: str, severity: list[str], found: Callable[[], CheckResult]
+) -> CheckResult:
+    """Returns what was found, or that the check could not run. Only damage is raised."""
+    try:
+        return found()
     except duckdb.OutOfMemoryException:
-        severity, why = WARN, "not enough memory"
+        severity[0], why = WARN, "not enough memory"
     except Failure as error:
         why = str(error)
     except duckdb.Error as error:
         if is_damage(error) or isinstance(error, duckdb.InterruptException):
             raise
         why = _why(error)
-    return CheckResult(masked(file.stem), severity, f"not run: {why} ({masked(str(file))})", None)
+    return CheckResult(name, severity[0], f"not run: {why} ({where})", None)
 
 
 def _read(file: Path) -> tuple[str, str, str]:
@@ -119,14 +169,17 @@ def _read(file: Path) -> tuple[str, str, str]:
     return head[1].lower(), masked(head[2]), text
 
 
-def _found(query: str, connection: Connection) -> tuple[int, tuple[str, ...]]:
-    """Returns the row count and the first rows. Raises Failure unless there is exactly one query.
-
-    Two threads take half the time, but more memory. If that runs out, one thread tries again.
-    """
+def _require_one_query(query: str, connection: Connection) -> None:
     kinds = [statement.type for statement in connection.extract_statements(query)]
     if kinds != [duckdb.StatementType.SELECT]:
         raise Failure("after the first two lines there must be exactly one query")
+
+
+def _found(query: str, connection: Connection) -> tuple[int, tuple[str, ...]]:
+    """Returns the row count and the first rows.
+
+    Two threads take half the time, but more memory. If that runs out, one thread tries again.
+    """
     try:
         return _counted(query, connection)
     except duckdb.OutOfMemoryException:

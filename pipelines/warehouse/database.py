@@ -119,18 +119,19 @@ class Database:
             return nothing
 
     @contextmanager
-    def going_through_all(self, mib: int | None = None) -> Iterator[None]:
-        """Uses two threads, and `mib` MiB of memory if given, to read all rows.
+    def going_through_all(self) -> Iterator[None]:
+        """Uses two threads, and enough memory for them, to read all rows.
 
-        Rows may change their order. Otherwise a second thread would not make a copy faster.
+        More memory makes large warehouses faster, but takes more.
         """
         usual = {"memory_limit": _MEMORY, "threads": self._options()["threads"]}
-        memory = _MEMORY if mib is None else f"{mib}MiB"
-        self._set(memory_limit=memory, threads=2, preserve_insertion_order=False)
+        size = self.loading.stat().st_size if self.loading.exists() else 0
+        memory = min(max(size // 2, 192 * MIB), 1024 * MIB) // MIB
+        self._set(memory_limit=f"{memory}MiB", threads=2)
         try:
             yield
         finally:
-            self._set(**usual, preserve_insertion_order=True)
+            self._set(**usual)
 
     def _connected(self, patience: float) -> Connection:
         until = time.monotonic() + patience

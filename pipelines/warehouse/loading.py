@@ -10,12 +10,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import dlt
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.providers.doc import CustomLoaderDocProvider
 from dlt.common.configuration.providers.provider import ConfigProvider
@@ -27,8 +30,9 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from pipelines.errors import Failure, advised, first_line, masked
 from pipelines.interrupt import held
 from pipelines.reading.package import Package
-from pipelines.reading.raw_tables import TABLES
+from pipelines.reading.raw_tables import CHANGED_IN, TABLES
 from pipelines.source import package_source
+from pipelines.twilio.columns import ATTEMPTS
 from pipelines.warehouse.connections import Connection, LostRows, causes
 from pipelines.warehouse.database import Database
 from pipelines.warehouse.recovery import LOADS
@@ -138,9 +142,12 @@ class Loader:
         complete = self._database.tables() >= {"attempts", *TABLES}
         if complete and self.has_changed():
             package = self._not_older(package)
+        is_new = self._is_new(package)
+        if complete and not is_new:
+            package = self._compared(package)
         try:
             with held(), self._keeping_all():
-                self.pipeline.run(package_source(package, not complete, self._is_new(package)))
+                self.pipeline.run(package_source(package, not complete, is_new))
         except PipelineStepFailed as error:
             raise Failure(f"loading failed: {advised(_why(error))}") from error
         _forget_loaded(Path(self.pipeline.working_dir))
@@ -184,6 +191,28 @@ class Loader:
         return bool(package.windows_read) and not self._beside(
             package, f"{stored} sid in (select sid from package) limit 1"
         )
+
+    def _compared(self, package: Package) -> Package:
+        """Finds the attempts of which no value but `read_at` differs from what is stored.
+
+        Must come before the load, which deletes the stored values.
+        """
+        same = " and ".join(
+            f"package.{name} is not distinct from stored.{name}{'::varchar' * (name == 'extra')}"
+            for name in ATTEMPTS.names
+            if name != "read_at"
+        )
+        # With its creation time, the search goes no further back than the package.
+        unchanged = self._beside(
+            package,
+            f"select sid, coalesce(stored.{CHANGED_IN}, '') from package"
+            f" join {SCHEMA}.attempts as stored using (sid, date_created) where {same}",
+        )
+        if not unchanged:
+            return package
+        sids, loads = (pa.array(values, pa.string()) for values in zip(*unchanged, strict=True))
+        found = pc.index_in(package.attempts["sid"], sids)
+        return replace(package, changed_in=pc.take(loads, found))
 
     def _not_older(self, package: Package) -> Package:
         older = self._beside(

@@ -12,13 +12,12 @@ from pipelines.twilio.limits import SECOND
 from pipelines.warehouse.connections import Damaged, OpenElsewhere, quoted
 from pipelines.warehouse.database import Database
 from pipelines.warehouse.files import copied, copied_bytes, put
-from pipelines.warehouse.marks import mark, set_mark
+from pipelines.warehouse.marks import COMPACTED, mark, set_mark
 from pipelines.warehouse.recovery import LOADS, loads_of, note_published
 from pipelines.warehouse.tables import SCHEMA
 
 _LOOSE = 0.4  # share of free blocks; merging leaves holes in the file
 _COMPACT_EVERY = timedelta(days=1)  # at most
-_COMPACTED = "compacted_at"
 _BLOCKS = """
     select total_blocks, free_blocks from pragma_database_size()
     where database_name = current_database()
@@ -118,10 +117,10 @@ class Publisher:
         """Whether many blocks of the file are free, and it was not compacted in the last day."""
         connection = self._database.connection
         ((total, free),) = self._database.rows(_BLOCKS)
-        last = mark(connection, _COMPACTED)
+        last = mark(connection, COMPACTED)
         if free <= _LOOSE * total or (last and now - datetime.fromisoformat(last) < _COMPACT_EVERY):
             return False
-        set_mark(connection, _COMPACTED, now.isoformat())
+        set_mark(connection, COMPACTED, now.isoformat())
         connection.execute("checkpoint")
         log.info("compacting %s: %s of %s blocks are free", self._loading, free, total)
         return True

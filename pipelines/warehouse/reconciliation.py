@@ -59,13 +59,14 @@ log = logging.getLogger("verify_sync")
 class Held:
     """The warehouse's counts for a window. Twilio's counts may be from `least` to `most`.
 
-    `read_age` is the lowest age at which one of the attempts was last read; None without attempts.
+    `read_age` is the lowest age, in seconds, at which one of the attempts was last read; None
+    without attempts.
     """
 
     day: Summary
     least: Summary
     most: Summary
-    read_age: timedelta | None
+    read_age: float | None
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _comparison(
     also counts `rejected` rows, which we do not. Their number is known only after reading again.
     """
     held = held_in(warehouse.connection, window, warehouse.settings.filters)
-    judged = held.read_age is None or held.read_age >= CONVERSIONS_SETTLE
+    judged = held.read_age is None or held.read_age >= CONVERSIONS_SETTLE.total_seconds()
     agrees = [
         least <= max(counts) and min(counts) <= most + (rejected or 0)
         for least, most, counts in zip(

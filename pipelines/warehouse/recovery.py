@@ -124,13 +124,22 @@ def loads_of(file: Path) -> Loads | None:
 
     Raises Damaged, OpenElsewhere or Foreign.
     """
-    found = ask(file, LOADS, Connection.fetchone, None)
+    found = ask(file, LOADS, _loads, None)
     if found is None:
         counted = ask(file, _OBJECTS, Connection.fetchone, None)
         if counted and any(counted) and not counted[0]:
             raise Foreign(f"{file} is a database of another program: move it elsewhere")
-        return None
-    return Loads(*found)
+    return found
+
+
+def loads_in(connection: Connection) -> Loads | None:
+    """Returns the complete load packages of the open database; None if there are none."""
+    return _loads(connection.execute(LOADS))
+
+
+def _loads(answer: Connection) -> Loads | None:
+    found = answer.fetchone()
+    return Loads(*found) if found else None
 
 
 def note_published(published: Path, found: list[tuple[object, ...]]) -> None:

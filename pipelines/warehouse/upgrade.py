@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pipelines import release
 from pipelines.errors import Misuse
-from pipelines.reading.raw_tables import TABLES, attempts_columns
+from pipelines.reading.raw_tables import PACKAGES, TABLES, attempts_columns
 from pipelines.warehouse.connections import STORAGE, Connection, ask
 from pipelines.warehouse.files import copied, put
-from pipelines.warehouse.marks import create_marks
+from pipelines.warehouse.marks import KEPT, create_marks, forget
 from pipelines.warehouse.tables import SCHEMA, TYPES, create_table
 
 # Add 1 in each release whose tables an earlier release cannot use. Layout 1 has no stamp.
@@ -64,6 +64,7 @@ def bring_along(connection: Connection) -> None:
     create_marks(connection)
     for table, column, kind in lacking:
         connection.execute(f"alter table {SCHEMA}.{table} add column {column} {kind}")
+    forget(connection, KEPT)  # what follows changes rows without a load package
     if _columns(connection)["attempts"]:
         for column, hint in attempts_columns().items():
             if column not in ("extra", "read_at"):
@@ -94,7 +95,7 @@ def _lacking(connection: Connection) -> list[tuple[str, str, str]]:
     there = _columns(connection)
     return [
         (table, column, TYPES[str(hint["data_type"])])
-        for table, columns in {"attempts": attempts_columns(), **TABLES}.items()
+        for table, columns in {"attempts": attempts_columns() | PACKAGES, **TABLES}.items()
         for column, hint in columns.items()
         if there[table] and column not in there[table]
     ]

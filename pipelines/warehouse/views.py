@@ -21,11 +21,13 @@ from pipelines.text import content_of, text_of
 from pipelines.twilio.limits import RETENTION
 from pipelines.warehouse.connections import Connection, escaped
 from pipelines.warehouse.database import Database
+from pipelines.warehouse.kept import kept_tables, note_kept, noted, refresh
 from pipelines.warehouse.own_sql import REPORTS, apply_own_views, own_files, sql_files
 
 # Twilio's default: an attempt this old is seldom converted later.
 CODE_VALIDITY = timedelta(minutes=10)
 _VIEWS = "select view_name from duckdb_views() where schema_name = 'main' and not internal"
+_TABLES = "select table_name from duckdb_tables() where schema_name = 'main'"
 _COMMENT = """
     select comment from duckdb_tables() where database_name = current_database()
     and schema_name = 'main' and table_name = 'settings'
@@ -76,20 +78,31 @@ def _bytes(file: Path) -> bytes:
 
 
 def apply_views(database: Database, settings: Settings, again: bool = False) -> None:
-    """Recreates `settings` and all views, ours in one transaction, unless nothing has changed.
+    """Recreates `settings`, all views and kept tables, ours in one transaction, unless they are the
+    same. Then it only refreshes the kept tables. Every change of rows must end here.
 
-    `again`: even then. A user's view that fails is skipped, and every run tries it again.
+    `again`: recreates them even then. A user's view that fails is skipped, and tried by every run.
     """
     connection, current = database.connection, fingerprint(settings)
     ours, own = view_files(), own_files(settings.sql, REPORTS)
-    there = {name for (name,) in database.rows(_VIEWS)}
-    is_same = there == {file.stem for file in (*ours, *own)} and _stamped(connection) == current
-    if not again and (is_same or database.views == current):  # a run warns of a failure only once
+    kept = kept_tables(ours)
+    there, tables = ({name for (name,) in database.rows(query)} for query in (_VIEWS, _TABLES))
+    is_same = (
+        there == {file.stem for file in (*ours, *own)} - kept.keys()
+        and tables >= kept.keys()
+        and _stamped(connection) == current
+    )
+    # A run warns of a failure only once.
+    if not again and noted(connection) and (is_same or database.views == current):
+        with connection.cursor() as cursor:  # its temporary tables end with it
+            refresh(cursor, kept)
         return
-    connection.begin()
-    create_views(connection, settings)
-    _stamp(connection, current)
-    connection.commit()
+    with database.going_through_all():
+        connection.begin()
+        create_views(connection, settings)
+        note_kept(connection)
+        _stamp(connection, current)
+        connection.commit()
     database.views = current
     apply_own_views(connection, own, {"settings", *(file.stem for file in ours)})
 
@@ -135,16 +148,15 @@ def _settings_file() -> Path:
 
 
 def _fill_settings(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
-    """Writes durations in seconds, because a day has 23 or 25 hours when clocks change."""
-    connection.execute(
-        "insert into main.settings select ?, ?, ?, ?, ?, ?, ?, "
-        "to_seconds(?), to_seconds(?), to_seconds(?), [to_seconds(age) for age in ?]",
-        _values(settings),
-    )
+    """Durations are in seconds: a number is what every program can read."""
+    *values, ages = _values(settings)
+    places = ", ".join("?" * len(values))
+    connection.execute(f"insert into main.settings values ({places})", values)
+    connection.execute("insert into main.revisit_ages select unnest(?::bigint[])", [ages])
 
 
 def _values(settings: Settings) -> list[Any]:
-    """Returns the settings in the order of the table's columns."""
+    """Returns the settings in the order of the table's columns; last the ages of revisits."""
     return [
         settings.verification_fee,
         settings.fee_currency,

@@ -6,4 +6,6 @@ select
     read_at
 from stg_attempts
 -- The minute allows for clocks that differ.
-where created_at is null or epoch_us(created_at) > epoch_us(read_at) + 60e6;
+where
+    read_at >= getvariable('changed_since')
+    and (created_at is null or epoch_us(created_at) > epoch_us(read_at) + 60e6);

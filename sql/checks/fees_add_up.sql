@@ -2,17 +2,17 @@
 -- No price is in the fee's currency, so every total_cost is null: set WAREHOUSE__FEE_CURRENCY.
 with priced as (
     select
-        coalesce(currency, 'unknown') as currency,
-        count(*) as attempts
-    from stg_attempts
-    where price is not null
-    group by coalesce(currency, 'unknown')
+        currency,
+        sum(attempts) as attempts
+    from daily_attempts
+    where currency is not null
+    group by currency
 )
 
 select
     p.currency,
-    p.attempts
+    cast(p.attempts as bigint) as attempts
 from priced as p
 cross join settings as s
-qualify count(*) filter (where p.currency = s.fee_currency) over () = 0
+qualify sum(case when p.currency = s.fee_currency then 1 else 0 end) over () = 0
 order by p.attempts desc;

@@ -5,8 +5,8 @@ with windows as (
     select
         w.filters_hash,
         w.created_before,
-        greatest(w.created_after, w.read_at - s.retention) as served_after,
-        w.read_at - s.retention as forgotten_before
+        greatest(w.created_after, w.read_at - s.retention * interval '1' second) as served_after,
+        w.read_at - s.retention * interval '1' second as forgotten_before
     from twilio_verify.windows_read as w
     inner join twilio_verify._dlt_loads as l on w._dlt_load_id = l.load_id and l.status = 0
     cross join settings as s
@@ -29,7 +29,7 @@ spans as (
     from windows as w
     inner join newest as n on w.filters_hash = n.filters_hash
     where
-        w.created_before > n.newest_forgotten - interval 8 day
+        w.created_before > n.newest_forgotten - interval '8' day
         and w.forgotten_before < w.created_before
     union all
     select
@@ -39,7 +39,7 @@ spans as (
     from windows as w
     inner join newest as n on w.filters_hash = n.filters_hash
     where
-        w.created_before <= n.newest_forgotten - interval 8 day
+        w.created_before <= n.newest_forgotten - interval '8' day
         and w.forgotten_before < w.created_before
     group by w.filters_hash
     union all
@@ -69,4 +69,4 @@ from ordered as o
 inner join newest as n on o.filters_hash = n.filters_hash
 where
     o.reached < least(o.span_after, n.forgotten_before)
-    and least(o.span_after, n.forgotten_before) > n.newest_forgotten - interval 7 day;
+    and least(o.span_after, n.forgotten_before) > n.newest_forgotten - interval '7' day;

@@ -8,5 +8,11 @@ select
     price__currency
 from twilio_verify.attempts
 where
-    try_cast(price__value as decimal(18, 6)) < 0
-    or (trim(price__value, e' \t\n\r') != '' and try_cast(price__value as decimal(18, 6)) is null);
+    read_at >= getvariable('changed_since')
+    and (
+        try_cast(price__value as decimal(18, 6)) < 0
+        or (
+            trim(price__value, e' \t\n\r') != ''
+            and try_cast(price__value as decimal(18, 6)) is null
+        )
+    );

@@ -13,7 +13,7 @@ cross join settings as s
 where
     r.outcome = 'differs'
     -- A day past retention cannot be compared again. The view coverage keeps Twilio's count.
-    and epoch_us(r.created_after) + epoch_us(s.retention) > epoch_us(getvariable('now'))
+    and epoch_us(r.created_after) + s.retention * 1000000 > epoch_us(getvariable('now'))
     -- A later comparison with the same filters that includes this window replaces this one.
     and not exists (
         select 1

@@ -6,18 +6,21 @@ with found as (
         channel as value,
         coalesce(channel, '') in ('sms', 'call', 'email', 'whatsapp', 'rbm') as is_known
     from stg_attempts
+    where read_at >= getvariable('changed_since')
     union all
     select
         'conversion_status' as field,
         conversion_status as value,
         coalesce(conversion_status, '') in ('converted', 'unconverted') as is_known
     from stg_attempts
+    where read_at >= getvariable('changed_since')
     union all
     select
         'verification_status' as field,
         verification_status as value,
         verification_status in ('confirmed', 'unconfirmed', 'expired') as is_known
     from stg_attempts
+    where read_at >= getvariable('changed_since')
     union all
     select
         'message_status' as field,
@@ -28,6 +31,7 @@ with found as (
             'in-progress', 'completed', 'busy', 'no-answer', 'ringing'
         ) as is_known
     from stg_attempts
+    where read_at >= getvariable('changed_since')
 )
 
 select

@@ -38,7 +38,8 @@ select
     a.read_age
 from stg_attempts as a
 cross join settings as s
-left join stg_resends as r on a.attempt_sid = r.attempt_sid
+left join stg_resends as r
+    on a.attempt_sid = r.attempt_sid and a.created_at = r.created_at
 left join error_codes as e on a.error_code = e.code;
 
 comment on view verification_attempts is
@@ -94,4 +95,4 @@ comment on column verification_attempts.is_verification_converted is
 comment on column verification_attempts.is_verification_mature is
 'Whether all attempts of its verification are mature.';
 comment on column verification_attempts.read_at is 'When this copy was read (UTC).';
-comment on column verification_attempts.read_age is 'Age of the attempt when it was read.';
+comment on column verification_attempts.read_age is 'Age of the attempt when it was read, in seconds.';

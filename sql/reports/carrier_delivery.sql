@@ -1,22 +1,5 @@
 create or replace view carrier_delivery as
-with attempts as (
-    select
-        cast(timezone(s.timezone, a.created_at) as date) as created_date,
-        a.country,
-        a.mcc,
-        a.mnc,
-        a.carrier,
-        a.channel,
-        a.delivery_outcome,
-        a.error_code,
-        a.is_mature,
-        a.is_converted
-    from verification_attempts as a
-    cross join settings as s
-),
-
--- Group by error code first: the most frequent code is then found among few rows.
-errors as (
+with errors as (
     select
         created_date,
         country,
@@ -25,15 +8,39 @@ errors as (
         carrier,
         channel,
         error_code,
-        count(*) as attempts,
-        count(*) filter (where delivery_outcome = 'delivered') as delivered,
-        count(*) filter (where delivery_outcome = 'failed') as failed,
-        count(*) filter (where delivery_outcome = 'pending') as pending,
-        count(*) filter (where delivery_outcome = 'unknown') as unknown,
-        count(*) filter (where is_mature) as mature_attempts,
-        count(*) filter (where is_mature and is_converted) as converted_attempts
-    from attempts
+        sum(attempts) as attempts,
+        coalesce(sum(attempts) filter (where delivery_outcome = 'delivered'), 0) as delivered,
+        coalesce(sum(attempts) filter (where delivery_outcome = 'failed'), 0) as failed,
+        coalesce(sum(attempts) filter (where delivery_outcome = 'pending'), 0) as pending,
+        coalesce(sum(attempts) filter (where delivery_outcome = 'unknown'), 0) as unknown,
+        sum(mature_attempts) as mature_attempts,
+        sum(converted_attempts) as converted_attempts
+    from daily_attempts
     group by created_date, country, mcc, mnc, carrier, channel, error_code
+),
+
+ranked as (
+    select
+        created_date,
+        country,
+        mcc,
+        mnc,
+        carrier,
+        channel,
+        error_code,
+        attempts,
+        delivered,
+        failed,
+        pending,
+        unknown,
+        mature_attempts,
+        converted_attempts,
+        row_number() over (
+            partition by created_date, country, mcc, mnc, carrier, channel
+            order by
+                case when error_code is null then 1 else 0 end asc, attempts desc, error_code asc
+        ) as place
+    from errors
 )
 
 select
@@ -52,9 +59,8 @@ select
     cast(sum(mature_attempts) as bigint) as mature_attempts,
     cast(sum(converted_attempts) as bigint) as converted_attempts,
     sum(converted_attempts) / nullif(sum(mature_attempts), 0) as attempt_conversion_rate,
-    first(error_code order by error_code is null asc, attempts desc, error_code asc)
-        as top_error_code
-from errors
+    max(error_code) filter (where place = 1) as top_error_code
+from ranked
 group by created_date, country, mcc, mnc, carrier, channel;
 
 comment on view carrier_delivery is
@@ -78,7 +84,6 @@ comment on column carrier_delivery.mature_attempts is
 'Attempts that were read at age settings.code_validity or later.';
 comment on column carrier_delivery.converted_attempts is 'Mature attempts marked converted.';
 comment on column carrier_delivery.attempt_conversion_rate is
-'converted_attempts / mature_attempts; null if there are none. It depends on whether Twilio marks '
-'one or all attempts of a verification.';
+'converted_attempts / mature_attempts; null if there are none. It depends on whether Twilio marks one or all attempts of a verification.';
 comment on column carrier_delivery.top_error_code is
 'The most frequent error code (the first in text order if several are); null without errors.';

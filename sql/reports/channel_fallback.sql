@@ -1,73 +1,29 @@
 create or replace view channel_fallback as
-with mature as (
+with moved as (
     select
-        v.first_channel,
-        v.channels,
-        v.converted_channel,
+        r.channel as first_channel,
+        r.next_channel,
+        coalesce(r.converted_channel = r.next_channel, false) as is_converted,
         cast(
-            date_trunc('month', cast(timezone(s.timezone, v.started_at) as date)) as date
+            date_trunc('month', cast(r.created_at at time zone s.timezone as date)) as date
         ) as created_month
-    from verifications as v
+    from stg_resends as r
     cross join settings as s
-    where v.is_mature and v.has_fallback
-),
-
-kinds as (
-    select
-        created_month,
-        first_channel,
-        channels,
-        converted_channel,
-        count(*) as verifications
-    from mature
-    group by created_month, first_channel, channels, converted_channel
-),
-
-sends as (
-    select
-        created_month,
-        first_channel,
-        channels,
-        converted_channel,
-        verifications,
-        unnest(channels) as channel,
-        generate_subscripts(channels, 1) as attempt_number
-    from kinds
-),
-
-moved as (
-    select
-        created_month,
-        first_channel,
-        converted_channel,
-        verifications,
-        arg_min(channel, attempt_number) as next_channel
-    from sends
-    where channel != first_channel
-    group by created_month, first_channel, channels, converted_channel, verifications
-),
-
-counted as (
-    select
-        created_month,
-        first_channel,
-        next_channel,
-        sum(verifications) as verifications,
-        coalesce(
-            sum(verifications) filter (where converted_channel = next_channel), 0
-        ) as converted
-    from moved
-    group by created_month, first_channel, next_channel
+    where
+        r.attempt_number = 1
+        and r.next_channel is not null
+        and r.verification_read_age >= s.code_validity
 )
 
 select
     created_month,
     first_channel,
     next_channel,
-    cast(verifications as bigint) as verifications,
-    cast(converted as bigint) as converted,
-    converted / verifications as rescue_rate
-from counted;
+    count(*) as verifications,
+    count(*) filter (where is_converted) as converted,
+    count(*) filter (where is_converted) / count(*) as rescue_rate
+from moved
+group by created_month, first_channel, next_channel;
 
 comment on view channel_fallback is
 'One row per month, first channel and the next channel that was tried after it.';

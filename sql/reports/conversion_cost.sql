@@ -1,12 +1,19 @@
 create or replace view conversion_cost as
-with usual as (
+with currencies as (
+    select
+        currency,
+        sum(attempts) as priced
+    from daily_attempts
+    where currency != 'unknown'
+    group by currency
+),
+
+usual as (
     select coalesce(
         (
             select currency
-            from stg_attempts
-            where price is not null and currency is not null
-            group by currency
-            order by count(*) desc, currency
+            from currencies
+            order by priced desc, currency asc
             limit 1
         ),
         'unknown'
@@ -15,17 +22,18 @@ with usual as (
 
 attempts as (
     select
-        a.service_sid,
-        a.channel,
-        a.country,
-        a.price,
-        a.is_settled,
-        a.is_converting_attempt,
-        a.is_verification_mature and not a.is_verification_converted as is_wasted,
-        case when a.price is null then u.currency else a.currency end as currency,
-        cast(timezone(s.timezone, a.created_at) as date) as created_date
-    from verification_attempts as a
-    cross join settings as s
+        d.created_date,
+        d.service_sid,
+        d.channel,
+        d.country,
+        coalesce(d.currency, u.currency) as currency,
+        d.attempts,
+        case when d.currency is null then 0 else d.attempts end as priced,
+        d.price_pending,
+        d.channel_spend,
+        d.wasted_spend,
+        d.credited_conversions
+    from daily_attempts as d
     cross join usual as u
 ),
 
@@ -36,13 +44,13 @@ cells as (
         channel,
         country,
         currency,
-        count(*) as attempts,
-        count(price) as priced,
-        count(*) filter (where price is null and not is_settled) as price_pending,
-        count(*) filter (where price is null and is_settled) as unpriced,
-        coalesce(sum(price), 0) as channel_spend,
-        coalesce(sum(price) filter (where is_wasted), 0) as wasted_spend,
-        count(*) filter (where is_converting_attempt) as credited_conversions
+        cast(sum(attempts) as bigint) as attempts,
+        cast(sum(priced) as bigint) as priced,
+        cast(sum(price_pending) as bigint) as price_pending,
+        cast(sum(attempts) - sum(priced) - sum(price_pending) as bigint) as unpriced,
+        coalesce(sum(channel_spend), 0) as channel_spend,
+        coalesce(sum(wasted_spend), 0) as wasted_spend,
+        cast(sum(credited_conversions) as bigint) as credited_conversions
     from attempts
     group by created_date, service_sid, channel, country, currency
 ),
@@ -125,11 +133,8 @@ comment on column conversion_cost.credited_conversions is
 comment on column conversion_cost.verification_fees is
 'credited_conversions times settings.verification_fee, in settings.fee_currency.';
 comment on column conversion_cost.total_cost is
-'channel_spend + verification_fees; null if currency is not settings.fee_currency. Group by '
-'currency when you sum it.';
+'channel_spend + verification_fees; null if currency is not settings.fee_currency. Group by currency when you sum it.';
 comment on column conversion_cost.total_cost_estimate is
-'total_cost plus an estimate of each pending price: the mean price of the channel and country, '
-'else of the channel, else of all attempts, in the same currency.';
+'total_cost plus an estimate of each pending price: the mean price of the channel and country, else of the channel, else of all attempts, in the same currency.';
 comment on column conversion_cost.cost_per_conversion is
-'total_cost / credited_conversions; null if there is no total_cost or no conversion. Costs of the '
-'same verifications on other channels are in the rows of those channels.';
+'total_cost / credited_conversions; null if there is no total_cost or no conversion. Costs of the same verifications on other channels are in the rows of those channels.';

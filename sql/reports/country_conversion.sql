@@ -51,8 +51,8 @@ select
     verifications,
     converted,
     success_rate,
-    round(middle - reach, 9) as success_rate_low,
-    round(middle + reach, 9) as success_rate_high,
+    cast(cast(middle - reach as decimal(18, 9)) as double) as success_rate_low,
+    cast(cast(middle + reach as decimal(18, 9)) as double) as success_rate_high,
     cast(attempts as bigint) as attempts,
     attempt_conversion_rate
 from intervals;
@@ -76,5 +76,4 @@ comment on column country_conversion.success_rate_high is
 'Upper end of the 95 % Wilson interval of success_rate.';
 comment on column country_conversion.attempts is 'All attempts of this row, mature or not.';
 comment on column country_conversion.attempt_conversion_rate is
-'Converted / all mature attempts. It depends on whether Twilio marks one or all attempts of a '
-'verification. It has no interval: resends are not independent.';
+'Converted / all mature attempts. It depends on whether Twilio marks one or all attempts of a verification. It has no interval: resends are not independent.';

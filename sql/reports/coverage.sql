@@ -5,10 +5,12 @@ with windows as (
         w.created_after,
         w.created_before,
         w.read_at,
-        least(w.created_before, w.read_at - s.settled_after) as settled_before,
+        least(
+            w.created_before, w.read_at - s.settled_after * interval '1' second
+        ) as settled_before,
         -- Created times are whole seconds.
-        cast(timezone('UTC', w.created_after + interval 1 second) as date) as first_date,
-        cast(timezone('UTC', w.created_before) as date) as last_date
+        cast((w.created_after + interval '1' second) at time zone 'UTC' as date) as first_date,
+        cast(w.created_before at time zone 'UTC' as date) as last_date
     from twilio_verify.windows_read as w
     inner join twilio_verify._dlt_loads as l on w._dlt_load_id = l.load_id and l.status = 0
     cross join settings as s
@@ -16,7 +18,7 @@ with windows as (
 
 attempts as (
     select
-        cast(timezone('UTC', created_at) as date) as created_date,
+        cast(created_at at time zone 'UTC' as date) as created_date,
         count(*) as attempts,
         min(read_age) as read_age
     from stg_attempts
@@ -40,16 +42,36 @@ span as (
     ) as both_ends
 ),
 
+digits as (
+    select digit
+    from (values (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) as names (digit)
+),
+
+-- 27 years of days.
+calendar as (
+    select
+        cast(
+            s.first_date
+            + (a.digit + 10 * b.digit + 100 * c.digit + 1000 * d.digit) * interval '1' day
+            as timestamp
+        ) as day,
+        cast(s.last_date as timestamp) as last_day
+    from span as s
+    cross join digits as a
+    cross join digits as b
+    cross join digits as c
+    cross join digits as d
+),
+
 -- Bounds like those of windows: day_after is exclusive, day_before inclusive. Attempts are created
 -- at whole seconds.
 days as (
     select
         cast(day as date) as created_date,
-        timezone('UTC', day - interval 1 second) as day_after,
-        timezone('UTC', day + interval 1 day - interval 1 second) as day_before
-    from span, unnest(generate_series(
-        cast(first_date as timestamp), cast(last_date as timestamp), interval 1 day
-    )) as calendar (day)
+        (day - interval '1' second) at time zone 'UTC' as day_after,
+        (day + interval '1' day - interval '1' second) at time zone 'UTC' as day_before
+    from calendar
+    where day <= last_day
 ),
 
 -- Windows by day. Nearly all windows lie within a day, and joining by ranges is slow.
@@ -127,8 +149,9 @@ gaps_of_filters as (
         d.created_date,
         g.filters_hash,
         sum(
-            epoch(least(g.lost_before, d.day_before)) - epoch(greatest(g.lost_after, d.day_after))
-        ) as seconds
+            epoch_us(least(g.lost_before, d.day_before))
+            - epoch_us(greatest(g.lost_after, d.day_after))
+        ) / 1e6 as seconds
     from days as d
     inner join gaps as g on d.day_before > g.lost_after and d.day_after < g.lost_before
     group by d.created_date, g.filters_hash
@@ -144,22 +167,41 @@ lost as (
 
 -- The newest comparison of each set of filters. A whole day ends at the next midnight, so its date
 -- is that of one second before.
+compared as (
+    select
+        cast((created_before - interval '1' second) at time zone 'UTC' as date) as created_date,
+        filters_hash,
+        reconciled_at,
+        api_attempts,
+        api_converted
+    from twilio_verify.reconciliations
+),
+
 newest_of_filters as (
     select
-        cast(timezone('UTC', created_before - interval 1 second) as date) as created_date,
-        arg_max(struct_pack(attempts := api_attempts, converted := api_converted), reconciled_at)
-            as api
-    from twilio_verify.reconciliations
-    group by created_date, filters_hash
+        created_date,
+        filters_hash,
+        api_attempts,
+        api_converted,
+        row_number() over (
+            partition by created_date, filters_hash
+            order by reconciled_at desc, api_attempts desc
+        ) as place
+    from compared
 ),
 
 -- The set of filters with most attempts: `attempts` below counts those of all sets.
 reconciled as (
     select
-        n.created_date,
-        arg_max(n.api, n.api.attempts) as api
-    from newest_of_filters as n
-    group by n.created_date
+        created_date,
+        api_attempts,
+        api_converted,
+        row_number() over (
+            partition by created_date
+            order by api_attempts desc, filters_hash asc
+        ) as place
+    from newest_of_filters
+    where place = 1
 )
 
 select
@@ -170,15 +212,15 @@ select
     coalesce(v.microseconds = 24 * 3600000000, false)
     and coalesce(a.read_age >= s.settled_after, true) as is_settled,
     coalesce(l.gap_seconds, 0) as gap_seconds,
-    c.api.attempts as api_attempts,
-    c.api.converted as api_converted
+    c.api_attempts,
+    c.api_converted
 from days as d
 cross join settings as s
 left join attempts as a on d.created_date = a.created_date
 left join reads as r on d.created_date = r.created_date
 left join covered as v on d.created_date = v.created_date
 left join lost as l on d.created_date = l.created_date
-left join reconciled as c on d.created_date = c.created_date;
+left join reconciled as c on d.created_date = c.created_date and c.place = 1;
 
 comment on view coverage is 'One row per day of created time, in UTC like Twilio''s own counts.';
 comment on column coverage.created_date is 'Day of creation in UTC, not in settings.timezone.';
@@ -188,8 +230,7 @@ comment on column coverage.first_read_at is
 comment on column coverage.last_read_at is
 'When a part of the day was read for the last time (UTC).';
 comment on column coverage.is_settled is
-'Whether the whole day, and each of its attempts, was read at age settings.settled_after or '
-'later. Usually false for the first day, because only part of it was read.';
+'Whether the whole day, and each of its attempts, was read at age settings.settled_after or later. Usually false for the first day, because only part of it was read.';
 comment on column coverage.gap_seconds is
 'Seconds of the day that left retention before they were read; see the view gaps.';
 comment on column coverage.api_attempts is

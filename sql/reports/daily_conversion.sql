@@ -1,38 +1,26 @@
 create or replace view daily_conversion as
-with attempts as (
-    select
-        a.service_sid,
-        a.channel,
-        a.country,
-        a.is_mature,
-        a.is_converted,
-        a.is_converting_attempt,
-        a.delivery_outcome,
-        a.is_verification_converted,
-        a.attempt_number = 1 and a.is_verification_mature as is_verification,
-        cast(timezone(s.timezone, a.created_at) as date) as created_date
-    from verification_attempts as a
-    cross join settings as s
-),
-
-cells as (
+with cells as (
     select
         created_date,
         service_sid,
         channel,
         country,
-        count(*) as attempts,
-        count(*) filter (where is_mature) as mature_attempts,
-        count(*) filter (where is_mature and is_converted) as converted_attempts,
-        count(*) filter (where is_verification) as verifications,
-        count(*) filter (
-            where is_verification and is_verification_converted
-        ) as converted_verifications,
-        count(*) filter (where is_converting_attempt) as credited_conversions,
-        count(*) filter (where delivery_outcome = 'delivered') as delivered_attempts,
-        count(*) filter (where delivery_outcome = 'failed') as failed_attempts,
-        count(*) filter (where delivery_outcome = 'unknown') as unknown_attempts
-    from attempts
+        cast(sum(attempts) as bigint) as attempts,
+        cast(sum(mature_attempts) as bigint) as mature_attempts,
+        cast(sum(converted_attempts) as bigint) as converted_attempts,
+        cast(sum(verifications) as bigint) as verifications,
+        cast(sum(converted_verifications) as bigint) as converted_verifications,
+        cast(sum(credited_conversions) as bigint) as credited_conversions,
+        cast(
+            coalesce(sum(attempts) filter (where delivery_outcome = 'delivered'), 0) as bigint
+        ) as delivered_attempts,
+        cast(
+            coalesce(sum(attempts) filter (where delivery_outcome = 'failed'), 0) as bigint
+        ) as failed_attempts,
+        cast(
+            coalesce(sum(attempts) filter (where delivery_outcome = 'unknown'), 0) as bigint
+        ) as unknown_attempts
+    from daily_attempts
     group by created_date, service_sid, channel, country
 )
 
@@ -66,16 +54,14 @@ comment on column daily_conversion.mature_attempts is
 'Attempts that were read at age settings.code_validity or later.';
 comment on column daily_conversion.converted_attempts is 'Mature attempts marked converted.';
 comment on column daily_conversion.attempt_conversion_rate is
-'converted_attempts / mature_attempts; null if there are none. It depends on whether Twilio marks '
-'one or all attempts of a verification.';
+'converted_attempts / mature_attempts; null if there are none. It depends on whether Twilio marks one or all attempts of a verification.';
 comment on column daily_conversion.verifications is
 'Mature verifications whose first attempt is in this row.';
 comment on column daily_conversion.converted_verifications is 'Of these, how many converted.';
 comment on column daily_conversion.verification_success_rate is
 'converted_verifications / verifications; null without verifications.';
 comment on column daily_conversion.credited_conversions is
-'Verifications converted by an attempt in this row. Each verification counts in one row only. '
-'Not a part of verifications, which count in the row of their first attempt.';
+'Verifications converted by an attempt in this row. Each verification counts in one row only. Not a part of verifications, which count in the row of their first attempt.';
 comment on column daily_conversion.delivered_attempts is
 'Attempts with delivery_outcome delivered.';
 comment on column daily_conversion.failed_attempts is 'Attempts with delivery_outcome failed.';

@@ -1,33 +1,26 @@
 create or replace view delivery_errors as
-with attempts as (
-    select
-        cast(timezone(s.timezone, a.created_at) as date) as created_date,
-        a.channel,
-        a.country,
-        case
-            when a.error_code is not null then a.error_code
-            when a.delivery_outcome = 'failed' then 'unknown'
-        end as error_code,
-        a.error_name,
-        a.price,
-        a.currency
-    from verification_attempts as a
-    cross join settings as s
-),
-
-errors as (
+with errors as (
     select
         created_date,
         channel,
         country,
-        error_code,
-        coalesce(any_value(error_name), 'unknown') as error_name,
-        count(*) as attempts,
-        sum(price) as spend,
-        min(currency) filter (where price is not null) as first_currency,
-        max(currency) filter (where price is not null) as last_currency
-    from attempts
-    group by created_date, channel, country, error_code
+        case
+            when error_code is not null then error_code
+            when delivery_outcome = 'failed' then 'unknown'
+        end as error_code,
+        sum(attempts) as attempts,
+        sum(channel_spend) as spend,
+        min(currency) as first_currency,
+        max(currency) as last_currency
+    from daily_attempts
+    group by
+        created_date,
+        channel,
+        country,
+        case
+            when error_code is not null then error_code
+            when delivery_outcome = 'failed' then 'unknown'
+        end
 ),
 
 shares as (
@@ -36,7 +29,6 @@ shares as (
         channel,
         country,
         error_code,
-        error_name,
         attempts,
         attempts / sum(attempts) over (
             partition by created_date, channel, country
@@ -50,17 +42,18 @@ shares as (
 )
 
 select
-    created_date,
-    channel,
-    country,
-    error_code,
-    error_name,
-    attempts,
-    share,
-    channel_spend,
-    currency
-from shares
-where error_code is not null;
+    s.created_date,
+    s.channel,
+    s.country,
+    s.error_code,
+    coalesce(e.name, 'unknown') as error_name,
+    cast(s.attempts as bigint) as attempts,
+    s.share,
+    s.channel_spend,
+    s.currency
+from shares as s
+left join error_codes as e on s.error_code = e.code
+where s.error_code is not null;
 
 comment on view delivery_errors is
 'One row per day, channel, country and error code; attempts without an error have no row.';

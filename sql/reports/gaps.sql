@@ -4,7 +4,7 @@ select
     unserved_after as lost_after,
     unserved_before as lost_before
 from stg_unserved
-where age = to_seconds(0)
+where age = 0
 order by filters_hash, lost_after;
 
 comment on view gaps is

@@ -5,7 +5,7 @@ select
     unserved_before as created_before,
     age
 from stg_unserved
-where age > to_seconds(0)
+where age > 0
 order by filters_hash, age, created_after;
 
 comment on view missed_revisits is
@@ -15,4 +15,4 @@ comment on column missed_revisits.filters_hash is
 comment on column missed_revisits.created_after is
 'Start of the stretch, exclusive (UTC). Its attempts were not read at that age or later.';
 comment on column missed_revisits.created_before is 'End of the stretch, inclusive (UTC).';
-comment on column missed_revisits.age is 'The age in settings.revisit_after that was missed.';
+comment on column missed_revisits.age is 'The age of revisit_ages that was missed, in seconds.';

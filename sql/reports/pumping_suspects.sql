@@ -9,12 +9,12 @@ with sends as (
         v.is_undelivered,
         v.channel_spend,
         v.currency,
-        cast(timezone(s.timezone, v.started_at) as date) as created_date
+        cast(v.started_at at time zone s.timezone as date) as created_date
     from verifications as v
     cross join settings as s
     where
         v.is_mature
-        and not contains(v.destination, '@')
+        and v.destination not like '%@%'
         and v.destination_prefix != 'unknown'
 ),
 
@@ -34,7 +34,7 @@ cells as (
 
 -- Attacks must not lower the baseline: attacks on several prefixes or days would hide each other.
 -- So a baseline usually leaves out cells that would be suspect even at a baseline of 50 % (is_low).
-measured as (
+judged as (
     select
         c.created_date,
         c.country,
@@ -42,11 +42,22 @@ measured as (
         c.verifications,
         c.converted,
         c.verifications >= s.pumping_verifications
-        and c.converted < c.verifications * s.pumping_rate / 2 as is_low,
-        case when is_low then 0 else c.verifications end as usual_verifications,
-        case when is_low then 0 else c.converted end as usual_converted
+        and c.converted < c.verifications * s.pumping_rate / 2 as is_low
     from cells as c
     cross join settings as s
+),
+
+measured as (
+    select
+        created_date,
+        country,
+        destination_prefix,
+        verifications,
+        converted,
+        is_low,
+        case when is_low then 0 else verifications end as usual_verifications,
+        case when is_low then 0 else converted end as usual_converted
+    from judged
 ),
 
 country_days as (
@@ -92,7 +103,7 @@ others as (
     select
         c.cell,
         s.scope,
-        c.created_date - d.created_date as days_ago,
+        date_diff('day', d.created_date, c.created_date) as days_ago,
         d.verifications,
         d.converted,
         d.usual_verifications,
@@ -102,13 +113,13 @@ others as (
     cross join scopes as s
     inner join country_days as d
         on
-            c.created_date - d.created_date between s.since and 28
+            date_diff('day', d.created_date, c.created_date) between s.since and 28
             and (s.scope = 'account' or c.country = d.country)
     union all
     select
         c.cell,
         s.scope,
-        c.created_date - m.created_date as days_ago,
+        date_diff('day', m.created_date, c.created_date) as days_ago,
         -m.verifications as verifications,
         -m.converted as converted,
         -m.usual_verifications as usual_verifications,
@@ -120,12 +131,12 @@ others as (
         on
             c.country = m.country
             and c.destination_prefix = m.destination_prefix
-            and c.created_date - m.created_date between s.since and 28
+            and date_diff('day', m.created_date, c.created_date) between s.since and 28
 ),
 
 -- Low conversion is normal, not an attack, if most verifications are in low cells on most days, and
 -- at least 1 in 20 converts. The baseline then includes the low cells.
-rates as (
+scope_sums as (
     select
         cell,
         scope,
@@ -133,14 +144,23 @@ rates as (
         count(distinct days_ago) filter (where has_low) * 2 > count(distinct days_ago)
         and sum(usual_verifications) * 2 < sum(verifications)
         and sum(converted) * 20 >= sum(verifications) as is_low,
-        case
-            when is_low then sum(verifications) else sum(usual_verifications)
-        end as of_verifications,
-        case
-            when is_low then sum(converted) else sum(usual_converted)
-        end / nullif(of_verifications, 0) as rate
+        sum(verifications) as verifications,
+        sum(converted) as converted,
+        sum(usual_verifications) as usual_verifications,
+        sum(usual_converted) as usual_converted
     from others
     group by cell, scope
+),
+
+rates as (
+    select
+        cell,
+        scope,
+        days_before,
+        case when is_low then verifications else usual_verifications end as of_verifications,
+        case when is_low then converted else usual_converted end
+        / nullif(case when is_low then verifications else usual_verifications end, 0) as rate
+    from scope_sums
 ),
 
 of_prefix as (
@@ -153,7 +173,7 @@ of_prefix as (
         on
             c.country = m.country
             and c.destination_prefix = m.destination_prefix
-            and c.created_date - m.created_date between 1 and 28
+            and date_diff('day', m.created_date, c.created_date) between 1 and 28
     group by c.cell
 ),
 
@@ -168,10 +188,14 @@ baselines as (
         c.converted / c.verifications as success_rate,
         a.days_before - p.low_days as usual_days,
         p.usual_verifications,
-        coalesce(n.of_verifications, 0) < 100 as is_new,
-        case when is_new then a.rate else greatest(n.rate, a.rate / 2) end as baseline,
         case
-            when is_new or n.rate < a.rate / 2 then a.of_verifications else n.of_verifications
+            when coalesce(n.of_verifications, 0) < 100 then a.rate
+            else greatest(n.rate, a.rate / 2)
+        end as baseline,
+        case
+            when coalesce(n.of_verifications, 0) < 100 or n.rate < a.rate / 2
+                then a.of_verifications
+            else n.of_verifications
         end as baseline_verifications
     from candidates as c
     inner join of_prefix as p on c.cell = p.cell
@@ -243,7 +267,7 @@ stretches as (
         wasted_spend,
         first_currency,
         last_currency,
-        count(*) filter (where step > 2) over (
+        sum(case when step > 2 then 1 else 0 end) over (
             partition by cell
             order by number
         ) as stretch
@@ -297,19 +321,26 @@ select
     case when t.currency != 'mixed' then t.channel_spend end as channel_spend,
     case when t.currency != 'mixed' then t.wasted_spend end as wasted_spend,
     t.currency,
-    ['few convert']
-    || case
-        when t.longest_number_run >= 5 and t.longest_number_run * 2 >= t.distinct_destinations
-            then ['numbers in a row']
-        else []
-    end
-    || case
-        when b.verifications * b.usual_days >= 10 * b.usual_verifications and b.usual_days > 0
-            then ['sudden']
-        else []
-    end
-    || case when t.attempts = t.verifications then ['nobody asks again'] else [] end
-        as reasons
+    string_split(
+        concat_ws(
+            ',',
+            'few convert',
+            case
+                when
+                    t.longest_number_run >= 5
+                    and t.longest_number_run * 2 >= t.distinct_destinations
+                    then 'numbers in a row'
+            end,
+            case
+                when
+                    b.verifications * b.usual_days >= 10 * b.usual_verifications
+                    and b.usual_days > 0
+                    then 'sudden'
+            end,
+            case when t.attempts = t.verifications then 'nobody asks again' end
+        ),
+        ','
+    ) as reasons
 from baselines as b
 cross join settings as s
 inner join scores as z on b.cell = z.cell
@@ -327,14 +358,11 @@ comment on column pumping_suspects.country is 'Destination country.';
 comment on column pumping_suspects.destination_prefix is
 'Phone numbers without their last 4 digits.';
 comment on column pumping_suspects.verifications is
-'Mature verifications, without those of which all attempts failed to be delivered: an outage '
-'is not an attack.';
+'Mature verifications, without those of which all attempts failed to be delivered: an outage is not an attack.';
 comment on column pumping_suspects.converted is 'Of these, how many converted.';
 comment on column pumping_suspects.success_rate is 'converted / verifications.';
 comment on column pumping_suspects.baseline is
-'The usual success_rate: that of the rest of the country in the 28 days before, but at least half '
-'of the account''s. If the country has under 100 verifications, that of the account. Prefixes that '
-'hardly convert do not count, unless on most days they are the majority.';
+'The usual success_rate: that of the rest of the country in the 28 days before, but at least half of the account''s. If the country has under 100 verifications, that of the account. Prefixes that hardly convert do not count, unless on most days they are the majority.';
 comment on column pumping_suspects.z_score is
 'Standard deviations by which success_rate is below baseline (two binomial rates, pooled).';
 comment on column pumping_suspects.distinct_destinations is
@@ -348,6 +376,4 @@ comment on column pumping_suspects.wasted_spend is
 comment on column pumping_suspects.currency is
 'Currency of channel_spend and wasted_spend; mixed if there are two, null without a price.';
 comment on column pumping_suspects.reasons is
-'Always: few convert. If true: numbers in a row (longest_number_run is 5 or more, and half '
-'of the numbers or more), sudden (10 times the prefix''s usual day or more), nobody asks again (no '
-'verification has a second attempt).';
+'Always: few convert. If true: numbers in a row (longest_number_run is 5 or more, and half of the numbers or more), sudden (10 times the prefix''s usual day or more), nobody asks again (no verification has a second attempt).';

@@ -6,7 +6,7 @@ with mature as (
         v.converted_attempt_number,
         v.is_converted,
         cast(
-            date_trunc('month', cast(timezone(s.timezone, v.started_at) as date)) as date
+            date_trunc('month', cast(v.started_at at time zone s.timezone as date)) as date
         ) as created_month
     from verifications as v
     cross join settings as s
@@ -26,15 +26,22 @@ kinds as (
     group by created_month, first_channel, attempts, converted_attempt_number, is_converted
 ),
 
+numbers as (
+    select 1 as attempt_number
+    union
+    select attempt_number from stg_resends
+),
+
 sends as (
     select
-        created_month,
-        first_channel,
-        verifications,
-        converted_attempt_number,
-        is_converted,
-        unnest(generate_series(1, attempts)) as attempt_number
-    from kinds
+        k.created_month,
+        k.first_channel,
+        k.verifications,
+        k.converted_attempt_number,
+        k.is_converted,
+        n.attempt_number
+    from kinds as k
+    inner join numbers as n on k.attempts >= n.attempt_number
 ),
 
 reached as (
@@ -77,8 +84,7 @@ comment on column retry_funnel.verifications is 'Mature verifications that reach
 comment on column retry_funnel.reached_share is
 'verifications / verifications of the first send.';
 comment on column retry_funnel.converted_here is
-'Of these, how many converted with this send (the last attempt marked converted). An upper '
-'bound: the user may have entered an earlier code.';
+'Of these, how many converted with this send (the last attempt marked converted). An upper bound: the user may have entered an earlier code.';
 comment on column retry_funnel.converted_here_share is 'converted_here / verifications.';
 comment on column retry_funnel.converted is 'Of these, how many converted with any send.';
 comment on column retry_funnel.converted_share is 'converted / verifications.';

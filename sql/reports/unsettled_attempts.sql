@@ -11,7 +11,7 @@ aged as (
         a.price,
         a.delivery_outcome,
         (epoch_us(n.read_at) - epoch_us(a.created_at)) / 3600e6 as hours,
-        epoch_us(s.retention) / 3600e6 as retention
+        s.retention / 3600.0 as retention
     from verification_attempts as a
     cross join newest as n
     cross join settings as s
@@ -39,8 +39,7 @@ comment on view unsettled_attempts is
 comment on column unsettled_attempts.channel is 'Channel of the attempts.';
 comment on column unsettled_attempts.country is 'Destination country; unknown for e-mail.';
 comment on column unsettled_attempts.age_bucket is
-'Age at the newest read: 0 to 1 h, 1 to 24 h, 24 to 72 h, 72 h to 30 d (due to be read again) or '
-'over 30 d (past retention, cannot be read again; see missed_revisits).';
+'Age at the newest read: 0 to 1 h, 1 to 24 h, 24 to 72 h, 72 h to 30 d (due to be read again) or over 30 d (past retention, cannot be read again; see missed_revisits).';
 comment on column unsettled_attempts.attempts is 'Attempts that are not settled.';
 comment on column unsettled_attempts.without_price is 'Of these, how many have no price yet.';
 comment on column unsettled_attempts.without_receipt is

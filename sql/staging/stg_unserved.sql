@@ -1,9 +1,8 @@
 create or replace view stg_unserved as
 with ages as (
-    select
-        retention,
-        unnest(list_prepend(to_seconds(0), revisit_after)) as age
-    from settings
+    select 0 as age
+    union all
+    select age from revisit_ages
 ),
 
 -- The part of each window that was old enough when read, and still within retention.
@@ -11,13 +10,14 @@ served as (
     select
         w.filters_hash,
         a.age,
-        w.read_at - a.retention as forgotten_before,
-        greatest(w.created_after, w.read_at - a.retention) as served_after,
-        least(w.created_before, w.read_at - a.age) as served_before
+        w.read_at - s.retention * interval '1' second as forgotten_before,
+        greatest(w.created_after, w.read_at - s.retention * interval '1' second) as served_after,
+        least(w.created_before, w.read_at - a.age * interval '1' second) as served_before
     from twilio_verify.windows_read as w
     inner join twilio_verify._dlt_loads as l on w._dlt_load_id = l.load_id and l.status = 0
+    cross join settings as s
     cross join ages as a
-    where w.read_at - a.retention < w.created_before
+    where w.read_at - s.retention * interval '1' second < w.created_before
 ),
 
 bounds as (
@@ -42,8 +42,15 @@ spans as (
     select
         filters_hash,
         age,
-        unnest([first_after, forgotten_before]) as span_after,
-        unnest([first_after, forgotten_before]) as span_before
+        first_after as span_after,
+        first_after as span_before
+    from bounds
+    union all
+    select
+        filters_hash,
+        age,
+        forgotten_before as span_after,
+        forgotten_before as span_before
     from bounds
 ),
 
@@ -73,6 +80,6 @@ comment on view stg_unserved is
 'One row per stretch of created time that left retention before a read at this age or later.';
 comment on column stg_unserved.filters_hash is
 'Set of filters, as in twilio_verify.windows_read. Each set has its own progress.';
-comment on column stg_unserved.age is 'Zero (any read), or an age in settings.revisit_after.';
+comment on column stg_unserved.age is '0 (any read), or an age of revisit_ages, in seconds.';
 comment on column stg_unserved.unserved_after is 'Start of the stretch, exclusive (UTC).';
 comment on column stg_unserved.unserved_before is 'End of the stretch, inclusive (UTC).';

@@ -275,7 +275,7 @@ def test_what_lies_on_a_bound_may_be_counted_or_not(database: duckdb.DuckDBPyCon
     assert held.day == Summary(4, 2, 1)
     assert held.least == Summary(3, 1, 1)
     assert held.most == Summary(5, 3, 3)
-    assert held.read_age == timedelta(hours=30)
+    assert held.read_age == timedelta(hours=30).total_seconds()
     part = held_in(database, Window(start, start + timedelta(hours=12)), Filters())
     assert (part.day, part.least, part.most) == ((2, 2, 0), (0, 0, 0), (2, 2, 0))
 

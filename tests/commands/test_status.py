@@ -58,7 +58,7 @@ def test_it_says_how_things_stand(configured: World, capsys: Capture) -> None:
     assert not lines.keys() & {"running now", "source"}
     found = as_json(capsys, configured)
     (counts,) = configured.query(
-        "select count(*) as n, count(*) filter (where read_age >= interval 3 day) as settled"
+        "select count(*) as n, count(*) filter (where read_age >= 3 * 86400) as settled"
         " from stg_attempts"
     )
     assert (found["attempts"], found["settled"]) == (counts["n"], counts["settled"])

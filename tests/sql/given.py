@@ -10,7 +10,10 @@ import duckdb
 
 from pipelines.settings import Settings
 from pipelines.twilio.decode import decode
+from pipelines.warehouse.checks import check_files
+from pipelines.warehouse.scope import Scope
 from pipelines.warehouse.views import create_views
+from tests.worlds import make_kept_tables
 
 CREATED = datetime(2026, 11, 1, 10, 0, tzinfo=timezone.utc)
 READ_LATE, READ_EARLY = timedelta(days=4), timedelta(minutes=2)
@@ -36,6 +39,7 @@ def apply_views(database: duckdb.DuckDBPyConnection, **settings: Any) -> None:
         create_views(database, wanted)
         _applied = wanted
     database.execute("update settings set timezone = ?", [wanted.timezone])
+    make_kept_tables(database)
 
 
 def add(database: duckdb.DuckDBPyConnection, *attempts: Row) -> None:
@@ -62,3 +66,13 @@ def add(database: duckdb.DuckDBPyConnection, *attempts: Row) -> None:
 
 def rows(database: duckdb.DuckDBPyConnection, query: str) -> list[tuple[Any, ...]]:
     return database.execute(query).fetchall()
+
+
+def found_by(connection: duckdb.DuckDBPyConnection, name: str) -> list[tuple[Any, ...]]:
+    """The rows that a check finds when it looks at all attempts."""
+    (query,) = [file.read_text() for file in check_files() if file.stem == name]
+    return [
+        row
+        for _ in Scope(0).passes(query, connection)
+        for row in connection.execute(query).fetchall()
+    ]

@@ -16,8 +16,8 @@ from pipelines.__main__ import main
 from pipelines.warehouse import checks
 from pipelines.warehouse.checks import FAIL, WARN, check_files
 from pipelines.warehouse.views import view_files
-from tests.sql.given import given, rows
-from tests.worlds import NOW, Capture, World
+from tests.sql.given import found_by, given
+from tests.worlds import NOW, Capture, World, make_kept_tables
 
 # Duplicates an attempt that no sync reads again in the next hour.
 TWICE = """insert into twilio_verify.attempts
@@ -34,6 +34,7 @@ COUNTED = {
 }
 
 
+FORGOTTEN = "delete from twilio_verify._marks where name = 'warning'"
 HEAD = "-- severity: warn\n-- Rows.\n"
 
 
@@ -51,9 +52,12 @@ def own_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
 
 
 def spoil(world: World, *statements: str) -> None:
+    """Changes the run's own database, and makes the kept tables from what is there then."""
     with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
+        connection.execute("set timezone = 'UTC'")
         for statement in statements:
             connection.execute(statement)
+        make_kept_tables(connection)
 
 
 def spoilt_view(name: str, column: str = "attempts") -> str:
@@ -105,20 +109,21 @@ def test_each_check_finds_what_it_is_for_and_nothing_else(
         spoil(configured, *PLANTED.get(name, []))
     later = timedelta(hours=27 if name == "synced_lately" else 0)
     (severity,) = [f.read_text()[13:17] for f in check_files() if f.stem == name]
-    code = main(["check"], now=NOW + later)
+    code = main(["check", "--all"], now=NOW + later)
     told = capsys.readouterr()
     verdicts = {
         words[1].rstrip(":,"): words[0]
-        for words in (line.split() for line in told.out.splitlines() if line[0] != " ")
+        for words in (line.split() for line in told.out.splitlines()[1:] if line[0] != " ")
     }
     expected = {f.stem: severity if f.stem == name else "ok" for f in check_files()}
+    expected["kept_tables_agree"] = "ok"
     if name == "sids_are_unique":  # the attempt is then counted twice as well
         expected["sums_agree"] = FAIL
     assert verdicts == expected
     assert code == (severity == FAIL)
     assert severity in (FAIL, WARN)
     assert bool(
-        re.fullmatch(rf"(verify-sync: \d+ checks? of {len(check_files())} failed\n)?", told.err)
+        re.fullmatch(rf"(verify-sync: \d+ checks? of {len(check_files()) + 1} failed\n)?", told.err)
     )
     assert bool(told.err) == code
     assert any(line.startswith("      ") for line in told.out.splitlines())
@@ -133,7 +138,7 @@ def test_a_view_in_which_every_attempt_is_counted_twice_is_noticed(
         "create or replace view error_codes as select code, name from (values ('30003', 'a'),"
         " ('30003', 'b')) as codes (code, name)",
     )
-    assert main(["check"], now=NOW) == 1
+    assert main(["check", "--all", "--quiet"], now=NOW) == 1
     told = capsys.readouterr().out
     views = ("daily_conversion", "conversion_cost")
     assert all(f"view_name {view}, counted attempts, " in told for view in views)
@@ -141,29 +146,29 @@ def test_a_view_in_which_every_attempt_is_counted_twice_is_noticed(
 
 @pytest.mark.usefixtures("synced")
 def test_an_attempt_that_staging_loses_is_noticed(world: World) -> None:
-    (check,) = [file.read_text() for file in check_files() if file.stem == "sums_agree"]
     with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
         (staging,) = [file.read_text() for file in view_files() if file.stem == "stg_attempts"]
         body = staging.partition(";")[0]
         connection.execute(f"{body} where channel != 'rbm'")
-        found = connection.execute(check).fetchall()
-        assert [row[:2] for row in found] == [(view, "attempts") for view in sorted(COUNTED)]
+        make_kept_tables(connection)
+        found = found_by(connection, "sums_agree")
+        of_days = ("conversion_cost", "daily_conversion")
+        assert [row[:2] for row in found] == [(view, "attempts") for view in of_days]
 
 
 @pytest.mark.usefixtures("synced")
 def test_a_view_that_counts_one_too_many_is_noticed(world: World) -> None:
     """Whichever counted column is one too high in one of its rows."""
-    (check,) = [file.read_text() for file in check_files() if file.stem == "sums_agree"]
     with duckdb.connect(str(world.settings.directory / "loading.duckdb")) as connection:
         for view, columns in COUNTED.items():
             for column in columns.split():
                 connection.begin()
                 connection.execute(spoilt_view(view, column))
-                (found,) = connection.execute(check).fetchall()
+                (found,) = found_by(connection, "sums_agree")
                 connection.rollback()
                 assert found[0] == view
                 assert found[2] == found[3] + 1, (view, column)
-        assert connection.execute(check).fetchall() == []
+        assert found_by(connection, "sums_agree") == []
 
 
 @pytest.mark.usefixtures("synced")
@@ -172,13 +177,13 @@ def test_a_failed_check_keeps_the_published_file_and_what_was_read(
 ) -> None:
     before = configured.settings.published.read_bytes()
     spoil(configured, TWICE)
-    configured.move(hours=1)
+    configured.move(hours=25)  # once a day the checks look at all rows
     assert main(["sync"], now=configured.now) == 1
     told = capsys.readouterr().err
     assert "check fail: sids_are_unique, 1 row: An attempt is stored twice" in told
     assert told.splitlines()[-1] == (
         "verify-sync: verify.duckdb stays as it was, because checks failed: sids_are_unique, "
-        "sums_agree; all attempts read are kept, run `make check` to see the rows"
+        "sums_agree; all attempts read are kept, run `make check ARGS=--all` to see the rows"
     )
     assert main(["views"], now=configured.now) == 1
     assert configured.settings.published.read_bytes() == before
@@ -205,8 +210,7 @@ def test_fees_add_up_where_a_price_is_in_their_currency(
     found: list[tuple[str, int]],
 ) -> None:
     given(database, *({"price": {"value": v, "currency": c}} for v, c in prices))
-    (check,) = [file.read_text() for file in check_files() if file.stem == "fees_add_up"]
-    assert sorted(rows(database, check)) == found
+    assert sorted(found_by(database, "fees_add_up")) == found
 
 
 @pytest.mark.parametrize("name", ["values_are_known", "prices_are_positive"])
@@ -218,14 +222,13 @@ def test_white_space_is_not_told(
     data = {"status": f"expired{space}", "message_status": f"{space}SENT{space}"}
     prices = ({"value": value, "currency": f"usd{space}"} for value in (space, f"0.05{space}"))
     given(database, *({**words, "data": data, "price": price} for price in prices))
-    (check,) = [file.read_text() for file in check_files() if file.stem == name]
-    assert rows(database, check) == []
+    assert found_by(database, name) == []
 
 
 @pytest.mark.usefixtures("synced")
 def test_a_price_that_is_no_number_is_shown(configured: World, capsys: Capture) -> None:
     spoil(configured, f"update twilio_verify.attempts set price__value = 'free' {FIRST}")
-    assert main(["check"], now=NOW) == 0
+    assert main(["check", "--all", "--quiet"], now=NOW) == 0
     told = capsys.readouterr().out
     assert "warn  prices_are_positive, 1 row: A price is negative" in told
     assert "price__value free, price__currency" in told
@@ -234,7 +237,7 @@ def test_a_price_that_is_no_number_is_shown(configured: World, capsys: Capture) 
 @pytest.mark.usefixtures("synced")
 def test_a_warning_is_said_and_published(configured: World, capsys: Capture) -> None:
     spoil(configured, f"update twilio_verify.attempts set price__value = '-0.01' {FIRST}")
-    configured.move(hours=1)
+    configured.move(hours=25)
     assert main(["sync"], now=configured.now) == 0
     told = capsys.readouterr()
     assert "check warn: prices_are_positive, 1 row: A price is negative" in told.err
@@ -254,7 +257,7 @@ def test_rows_are_shown_without_destinations_and_only_the_first(
         " 12_345_678 as amount, 1234567.5 as usd, 5e9 + 0.5 as part, date '2026-11-20'"
         " as on_day from stg_attempts where channel = 'sms' order by attempt_sid;\n"
     )
-    assert main(["check"], now=NOW) == 0
+    assert main(["check", "--all", "--quiet"], now=NOW) == 0
     first, *rows, last = capsys.readouterr().out.splitlines()
     (there,) = configured.query("select count(*) as n from raw where channel = 'sms'")
     assert first == f"warn  mine, {there['n']:,} rows: Numbers."
@@ -296,17 +299,18 @@ def test_what_is_no_check_is_named_and_changes_nothing(
             mine = own_check(text.replace(WARN, severity))
             fails = severity == FAIL or "first line" in told
             start = f"{FAIL if fails else WARN}  mine: not run: "
-            assert main(["check"], now=NOW) == fails
+            assert main(["check", "--all", "--quiet"], now=NOW) == fails
             (line,) = capsys.readouterr().out.splitlines()
             assert line.startswith(start)
             assert told in line
             assert line.endswith(f" ({mine})")
             if told != "one query":  # only that one could have written
                 continue
+            spoil(configured, FORGOTTEN)  # a warning is said when it is new
             assert main(["views"], now=NOW) == fails
             assert f"check {start.replace('  mine', ': mine')}" in capsys.readouterr().err
     own_check(f"\ufeff{HEAD}select 1 where false".replace("severity", "Severity"))
-    assert main(["check"], now=NOW) == 0
+    assert main(["check", "--all", "--quiet"], now=NOW) == 0
     assert main(["views"], now=NOW) == 0
     assert configured.query("select count(*) as n from daily_conversion") == before
     assert configured.stored() == configured.truth()
@@ -330,11 +334,12 @@ def test_what_cannot_be_read_is_no_check_and_does_not_hide_the_others(
     (tmp_path / "latin.sql").write_bytes(HEAD.encode() + b"select 'M\xe4rz'")
     (tmp_path / "mine.sql").write_text(f"{HEAD}select 1 where false")
     monkeypatch.setattr(checks, "check_files", lambda: sorted(tmp_path.glob("*.sql")))
-    assert main(["check"], now=NOW) == 1
-    folder, latin, mine = capsys.readouterr().out.splitlines()
+    assert main(["check", "--all", "--quiet"], now=NOW) == 1
+    folder, latin = capsys.readouterr().out.splitlines()
     assert folder.startswith("fail  folder: not run: it is not a regular file (")
     assert latin.startswith("fail  latin: not run: the file is not UTF-8 (")
-    assert mine == "ok    mine"
+    assert main(["check", "--all"], now=NOW) == 1
+    assert "ok    mine" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.usefixtures("synced")
@@ -355,11 +360,11 @@ def test_a_first_sync_that_a_check_holds_back_says_so(
     assert main(["sync"], now=NOW) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         "verify-sync: verify.duckdb is not published, because checks failed: mine; all attempts "
-        "read are kept, run `make check` to see the rows"
+        "read are kept, run `make check ARGS=--all` to see the rows"
     )
     assert main(["sql", "select 1"], now=NOW) == 1
     assert "which creates it or says why it cannot" in capsys.readouterr().err
-    assert main(["check"], now=NOW) == 1
+    assert main(["check", "--all", "--quiet"], now=NOW) == 1
     assert "fail  mine, 1 row: Rows.\n      one 1\n" in capsys.readouterr().out
     mine.write_text(f"{HEAD}select 1 where false")
     assert main(["sync"], now=NOW) == 0
@@ -369,7 +374,7 @@ def test_a_first_sync_that_a_check_holds_back_says_so(
 def test_before_the_first_sync_there_is_nothing_to_check(
     configured: World, capsys: Capture
 ) -> None:
-    assert main(["check"], now=NOW) == 1
+    assert main(["check", "--all", "--quiet"], now=NOW) == 1
     assert "run `make sync` first" in capsys.readouterr().err
 
 
@@ -407,14 +412,14 @@ def test_a_value_of_any_length_or_kind_is_shown_on_a_short_line(
     configured: World, capsys: Capture
 ) -> None:
     """A terminal would obey its control characters."""
-    with duckdb.connect(str(configured.settings.directory / "loading.duckdb")) as connection:
-        connection.execute(
-            "update twilio_verify.attempts set channel = 'x@' || repeat('a+', 500000) "
-            f"{FIRST}; update twilio_verify.attempts set channel = chr(27) || '[2J' || chr(13) ||"
-            " chr(8238) || 'ok  all_is_well' where sid = (select max(sid) from"
-            " twilio_verify.attempts)"
-        )
-    assert main(["check"], now=NOW) == 0
+    spoil(
+        configured,
+        "update twilio_verify.attempts set channel = 'x@' || repeat('a+', 500000) "
+        f"{FIRST}; update twilio_verify.attempts set channel = chr(27) || '[2J' || chr(13) ||"
+        " chr(8238) || 'ok  all_is_well' where sid = (select max(sid) from"
+        " twilio_verify.attempts)",
+    )
+    assert main(["check", "--all", "--quiet"], now=NOW) == 0
     told = capsys.readouterr().out
     assert told.replace("\n", "").isprintable()
     assert max(map(len, told.splitlines())) < 1_000

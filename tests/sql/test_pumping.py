@@ -22,7 +22,7 @@ from pipelines.settings import Pumping
 from pipelines.twilio.decode import decode
 from tests.conftest import Emptied
 from tests.sql.given import Row, rows
-from tests.worlds import NOW
+from tests.worlds import NOW, make_kept_tables
 
 SINCE = int((NOW - timedelta(days=30)).timestamp())
 SEEDS = [
@@ -51,6 +51,7 @@ def suspects(emptied: Emptied) -> Suspects:
             "insert into twilio_verify.attempts select distinct on (sid) * from given"
         )
         connection.unregister("given")
+        make_kept_tables(connection)
         return rows(connection, f"select {columns} from pumping_suspects order by created_date")
 
     return asked

@@ -234,7 +234,7 @@ def test_mature_and_settled_by_the_age_at_reading(
 ) -> None:
     given(database, {"age": age, **CONVERTED})
     query = "select is_mature, is_settled, read_age from verification_attempts"
-    assert rows(database, query) == [(mature, settled, age)]
+    assert rows(database, query) == [(mature, settled, age.total_seconds())]
     assert rows(database, "select is_mature, is_settled from verifications") == [(mature, settled)]
 
 
@@ -294,7 +294,8 @@ def test_an_age_is_the_same_in_every_zone(database: duckdb.DuckDBPyConnection, z
     given(database, *({"date_created": at, "age": age} for at in created for age in ages))
     database.execute(f"set timezone = '{zone}'")
     query = "select read_age, is_settled from verification_attempts"
-    assert sorted(rows(database, query)) == sorted([(ages[0], True), (ages[1], False)] * 3)
+    seconds = [age.total_seconds() for age in ages]
+    assert sorted(rows(database, query)) == sorted([(seconds[0], True), (seconds[1], False)] * 3)
 
 
 AGES = (timedelta(), *DEFAULT_SCHEDULE)
@@ -341,9 +342,12 @@ def test_gaps_and_missed_revisits_are_what_no_window_has_served(
     database = emptied()
     database.execute("set timezone = 'Europe/Berlin'")
     counted = read_by(database, windows)
-    gaps = "select filters_hash, interval '0 hours', lost_after, lost_before from gaps"
+    gaps = "select filters_hash, 0, lost_after, lost_before from gaps"
     missed = "select filters_hash, age, created_after, created_before from missed_revisits"
-    found = rows(database, f"{gaps} union all {missed}")
+    found = [
+        (name, timedelta(seconds=age), after, before)
+        for name, age, after, before in rows(database, f"{gaps} union all {missed}")
+    ]
     for name, reads in counted.items():
         for instant in beside(reads, (*AGES, RETENTION)):
             for age in AGES:
