@@ -64,6 +64,7 @@ def lines(status: Status) -> list[str]:
         "settled": _shares(status),
         "next loss": _loss(status),
         "reconciled": _reconciled(status),
+        "checks": _checks(status),
         "files": ", ".join(f"{name} {_size(size)}" for name, size in status.files.items()),
     }
     note = "verify.duckdb, because loading.duckdb cannot be read now" if status.as_published else ""
@@ -117,6 +118,11 @@ def _reconciled(status: Status) -> str:
     days = counted(status.days_compared, "day")
     differ = f"{status.days_differing} of them differ" if status.days_differing else "all agree"
     return f"{_utc(status.reconciled_at)}, {days}: {differ}"
+
+
+def _checks(status: Status) -> str:
+    told = (f"{name} {verdict}s" for verdict, names in status.checks.items() for name in names)
+    return ", ".join(told)
 
 
 def _size(size: int) -> str:

@@ -26,10 +26,15 @@ def create_marks(connection: Connection) -> None:
 def mark(connection: Connection, name: str) -> str | None:
     """Returns the value of the mark, or None if it was never set."""
     try:
-        found = connection.execute(f"select value from {TABLE} where name = ?", [name]).fetchone()
+        found = connection.execute(mark_sql(name)).fetchone()
     except duckdb.CatalogException:  # a file of an earlier release
         return None
     return str(found[0]) if found else None
+
+
+def mark_sql(name: str) -> str:
+    """Returns SQL for the value of the mark."""
+    return f"select value from {TABLE} where name = '{name}'"
 
 
 def forget(connection: Connection, name: str) -> None:

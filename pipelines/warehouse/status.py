@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -17,6 +18,7 @@ from pipelines.twilio.limits import RETENTION
 from pipelines.warehouse.connections import Damaged, OpenElsewhere
 from pipelines.warehouse.folder import Warehouse
 from pipelines.warehouse.lock import LockHolder
+from pipelines.warehouse.marks import FAILING, WARNING, mark_sql
 from pipelines.warehouse.runs import KILLED, NEWEST_SYNC
 from pipelines.warehouse.tables import SCHEMA
 
@@ -60,7 +62,8 @@ class Status:
     """Times are aware, ages and durations in seconds, sizes in bytes.
 
     Coverage, gaps and loss are those of the configured filters. `pending` attempts will be read
-    again. `forgotten` ones will not: they left retention before they were settled.
+    again. `forgotten` ones will not: they left retention before they were settled. `checks` has the
+    names of the checks that warn, and of those that fail on all rows.
     """
 
     warehouse: str
@@ -80,6 +83,7 @@ class Status:
     reconciled_at: datetime | None
     days_compared: int
     days_differing: int
+    checks: dict[str, list[str]]
     as_published: bool
     files: dict[str, int]
 
@@ -148,6 +152,10 @@ class Status:
             reconciled_at=reconciled[0],
             days_compared=reconciled[1],
             days_differing=reconciled[2],
+            checks={
+                "fail": json.loads(first(mark_sql(FAILING), "[]")[0]),
+                "warn": json.loads(first(mark_sql(WARNING), "[]")[0]),
+            },
             as_published=file == warehouse.published,
             files=_sizes(warehouse.directory),
         )

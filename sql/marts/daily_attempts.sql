@@ -73,7 +73,7 @@ comment on column daily_attempts.delivery_outcome is
 'delivered, failed, pending or unknown, as in verification_attempts.';
 comment on column daily_attempts.error_code is 'Twilio error code; null when there is none.';
 comment on column daily_attempts.currency is
-'Currency of the prices; unknown if Twilio gives none; null for attempts without a price.';
+'Currency of the prices, unknown if Twilio gives none; null for attempts without a price.';
 comment on column daily_attempts.attempts is 'All attempts, mature or not.';
 comment on column daily_attempts.mature_attempts is
 'Attempts that were read at age settings.code_validity or later.';

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from pipelines.__main__ import main
@@ -234,3 +235,30 @@ def test_another_warehouse_in_a_subfolder_does_not_count(
     assert files() == before
     (folder / "verify.duckdb.set-aside-1").write_bytes(b"x" * 1000)
     assert files() == {**before, "in all": before["in all"] + 1000}
+
+
+@pytest.mark.usefixtures("synced")
+def test_it_shows_what_warns_until_it_is_over(configured: World, capsys: Capture) -> None:
+    """A warning is said when it is new and when it is over; in between only `status` shows it."""
+    file = str(configured.settings.directory / "loading.duckdb")
+    price = "update twilio_verify.attempts set price__value = '{}' where sid = (select min(sid)"
+    for value, said, shown in (
+        ("-0.01", "check warn: prices_are_positive, 1 row", True),
+        ("-0.01", "", True),
+        ("0.01", "check ok: prices_are_positive no longer warns", False),
+        ("0.01", "", False),
+    ):
+        with duckdb.connect(file) as connection:
+            connection.execute(f"{price.format(value)} from twilio_verify.attempts)")
+        configured.move(hours=25)
+        capsys.readouterr()
+        assert main(["sync"], now=configured.now) == 0
+        told = capsys.readouterr().err
+        assert said in told
+        assert ("prices_are_positive" in told) == bool(said)
+        assert main(["status"], now=configured.now) == 0
+        told = capsys.readouterr().out
+        assert ("checks                prices_are_positive warns" in told) == shown
+        assert main(["status", "--json"], now=configured.now) == 0
+        found = json.loads(capsys.readouterr().out)["checks"]
+        assert found == {"fail": [], "warn": ["prices_are_positive"] * shown}
