@@ -67,13 +67,14 @@ test-busy: .venv/ready-dev ## run the tests while other processes take the cores
 test-pythons: .venv/ready-dev ## run the tests on each Python from 3.10 to 3.14 that is installed
 	$(BIN)/nox -f tests/noxfile.py $(ARGS)
 
-lint: .venv/ready-dev ## ruff, mypy, import-linter, sqlfluff
+lint: .venv/ready-dev ## ruff, mypy, import-linter, sqlfluff, portable SQL
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.14
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/sqlfluff lint sql --disable-progress-bar
+	$(BIN)/python -m tests.portable
 
 format: .venv/ready-dev ## format the code and fix lint errors with ruff and sqlfluff
 	$(BIN)/ruff check --fix .
