@@ -96,10 +96,20 @@ def test_it_is_said_once_that_a_file_is_rewritten(
 @pytest.mark.parametrize(
     "moment",
     [
-        "upgrade.copied", "upgrade.put", "upgrade.create_marks", "upgrade._fill_from_extra",
-        "views.create_views", "publishing.copied_bytes", "publishing.put",
+        "upgrade.put",
+        "views.create_views",
+        *(
+            pytest.param(moment, marks=pytest.mark.long)
+            for moment in (
+                "upgrade.copied",
+                "upgrade.create_marks",
+                "upgrade._fill_from_extra",
+                "publishing.copied_bytes",
+                "publishing.put",
+            )
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_upgrade_that_is_killed_goes_on(previous: World, moment: str) -> None:
     before = previous.stored()
     module, function = moment.split(".")
