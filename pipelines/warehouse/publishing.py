@@ -118,7 +118,9 @@ class Publisher:
         connection = self._database.connection
         ((total, free),) = self._database.rows(_BLOCKS)
         last = mark(connection, COMPACTED)
-        if free <= _LOOSE * total or (last and now - datetime.fromisoformat(last) < _COMPACT_EVERY):
+        age = now - datetime.fromisoformat(last) if last else _COMPACT_EVERY
+        # A clock that was set back must not put it off.
+        if free <= _LOOSE * total or timedelta() <= age < _COMPACT_EVERY:
             return False
         set_mark(connection, COMPACTED, now.isoformat())
         connection.execute("checkpoint")
