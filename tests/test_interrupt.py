@@ -92,6 +92,35 @@ def test_a_run_that_is_stopped_twice_is_interrupted_and_not_killed(
     assert {outcome for (outcome,) in rows} <= {"interrupted", "done"}
 
 
+# Sends the signal while the run's row is stored: a commit may wait for the disk.
+RECORDING = """
+import os, signal, sys
+from pipelines import __main__
+from pipelines.warehouse import session
+
+def recording(*arguments):
+    record(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+record, session.record = session.record, recording
+__main__.entry(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", ["sync", "backfill"])
+def test_a_run_that_is_stopped_while_it_is_recorded_is_interrupted(
+    world: World, command: str
+) -> None:
+    environment = {**os.environ, **environment_of(world), "PYTHONPATH": str(REPOSITORY)}
+    told = subprocess.run(
+        [sys.executable, "-c", RECORDING, command], env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 1 and INTERRUPTED in told.stderr, told.stderr
+    runs = "select outcome from twilio_verify.sync_runs"
+    assert world.warehouse().database.rows(runs) == [("interrupted",)]
+
+
 @pytest.mark.parametrize("stream", ["2>&-", "0<&- 1>&- 2>&-"])
 def test_a_stream_that_is_closed_ends_nothing(synced: World, stream: str) -> None:
     environment = {**os.environ, **environment_of(synced), "PYTHONPATH": str(REPOSITORY)}

@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.errors import Failure
+from pipelines.interrupt import held
 from pipelines.settings import require_credentials
 from pipelines.text import typed
 from pipelines.warehouse.checks import FAIL, KEPT_TABLES, check
@@ -37,8 +38,9 @@ def session(warehouse: Warehouse, patient: bool = False) -> Iterator[None]:
     with warehouse.opened(float("inf") if patient else None):
         warehouse.loader.finish_pending()
         warehouse.contents.check_account(credentials.account_sid)
-        _record(warehouse)
         with recorded(warehouse):
+            with held():  # a signal must not leave the run's row without an outcome
+                _record(warehouse)
             yield
 
 
@@ -48,7 +50,8 @@ def recorded(warehouse: Warehouse) -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        _record_failure(warehouse, error)
+        with held():
+            _record_failure(warehouse, error)
         raise
 
 
