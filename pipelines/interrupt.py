@@ -46,14 +46,16 @@ def check() -> None:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Delays the first signal: it raises KeyboardInterrupt at the end of the `with` block."""
+    """Delays the first signal: it raises KeyboardInterrupt at the end of the `with` block, if that
+    is not inside of another one."""
     global _is_held
-    _is_held = True
+    before, _is_held = _is_held, True
     try:
         yield
     finally:
-        _is_held = False
-    check()
+        _is_held = before
+    if not before:
+        check()
 
 
 @contextmanager

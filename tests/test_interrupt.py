@@ -92,31 +92,49 @@ def test_a_run_that_is_stopped_twice_is_interrupted_and_not_killed(
     assert {outcome for (outcome,) in rows} <= {"interrupted", "done"}
 
 
-# Sends the signal while the run's row is stored: a commit may wait for the disk.
-RECORDING = """
+# Sends itself a signal at the given line of the given function, counted from 1, or (0) when that
+# function returns: where the disk may let a commit or a close wait, and a signal is likely.
+AT_A_LINE = """
 import os, signal, sys
 from pipelines import __main__
-from pipelines.warehouse import session
 
-def recording(*arguments):
-    record(*arguments)
-    os.kill(os.getpid(), signal.SIGTERM)
+def trace(frame, event, _):
+    code = frame.f_code
+    if code.co_name == function and "warehouse" in code.co_filename:
+        return trace_inside
 
-record, session.record = session.record, recording
-__main__.entry(sys.argv[1:])
+def trace_inside(frame, event, _):
+    global line
+    line -= told > 0 and event == "line"
+    if line == 0 and event == ("line" if told else "return"):
+        sys.settrace(None)
+        os.kill(os.getpid(), signal.SIGTERM)
+    return trace_inside
+
+function, told = sys.argv[1], int(sys.argv[2])
+line = told
+sys.settrace(trace)
+__main__.entry(sys.argv[3:])
 """
 
 
 @pytest.mark.parametrize("command", ["sync", "backfill"])
-def test_a_run_that_is_stopped_while_it_is_recorded_is_interrupted(
-    world: World, command: str
+@pytest.mark.parametrize("function", ["record", "_close"])
+@pytest.mark.parametrize(
+    "line",
+    [0, 8, *(pytest.param(n, marks=pytest.mark.long) for n in (*range(1, 8), *range(9, 12)))],
+)
+def test_a_signal_while_a_run_is_recorded_or_a_file_closed_is_recorded(
+    world: World, command: str, function: str, line: int
 ) -> None:
+    world.now = datetime.now(timezone.utc)
+    world.sandbox.now = time.time
     environment = {**os.environ, **environment_of(world), "PYTHONPATH": str(REPOSITORY)}
     told = subprocess.run(
-        [sys.executable, "-c", RECORDING, command], env=environment, capture_output=True,
-        text=True, check=False,
+        [sys.executable, "-c", AT_A_LINE, function, str(line), command], env=environment,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert told.returncode == 1 and INTERRUPTED in told.stderr, told.stderr
+    assert (told.returncode, INTERRUPTED in told.stderr) == (1, True), told.stderr
     runs = "select outcome from twilio_verify.sync_runs"
     assert world.warehouse().database.rows(runs) == [("interrupted",)]
 

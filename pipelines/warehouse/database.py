@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 
+from pipelines.interrupt import held
 from pipelines.warehouse.connections import (
     Connection,
     Damaged,
@@ -55,8 +56,8 @@ class Database:
 
         The system drops the locks of this process on the file when any handle of it is closed.
         """
-        self._close()
         try:
+            self._close()
             yield
         except BaseException:
             self._connection = self._connected(_PATIENCE)  # to record the failure
@@ -68,11 +69,12 @@ class Database:
         return self._cursors[-1]
 
     def _close(self) -> None:
-        for connection in (*self._cursors, self._connection):
-            if connection is not None:
-                connection.close()
-        self._connection = None
-        self._cursors.clear()
+        with held():  # whoever records a failure asks whether the file is open
+            for connection in (*self._cursors, self._connection):
+                if connection is not None:
+                    connection.close()
+            self._connection = None
+            self._cursors.clear()
 
     @property
     def is_open(self) -> bool:
