@@ -12,6 +12,7 @@ from pipelines.warehouse.recovery import Loads
 from pipelines.warehouse.tables import SCHEMA
 
 _DAY = timedelta(days=1)
+_EARLIEST, _LATEST = date(1900, 1, 1), date(9000, 1, 1)  # else a span may not fit the calendar
 _MOST_SPANS = 30  # more of them take longer than one that spans them all
 _OLDER = f"""
     select count(*) from {SCHEMA}._dlt_loads
@@ -57,7 +58,8 @@ class Changes:
 
 def changes_since(connection: Connection, seen: Loads) -> Changes | None:
     """Returns what has changed since `seen` were the loads of the database; None if it cannot be
-    told. Then everything may have changed. Needs the view stg_attempts."""
+    told, or an attempt has an odd date. Then everything may have changed. Needs the view
+    stg_attempts."""
     ((older,),) = connection.execute(_OLDER, [seen.newest]).fetchall()
     if older != seen.number:  # such as a restored file, or a clock that was set back
         return None
@@ -70,7 +72,10 @@ def changes_since(connection: Connection, seen: Loads) -> Changes | None:
     attempts, changed = connection.execute(
         "select count(*), count(*) filter (is_changed) from changed_attempts"
     ).fetchall()[0]
-    return Changes(loads, attempts, changed, days_of(connection, "changed_attempts"))
+    days = days_of(connection, "changed_attempts")
+    if days and not _EARLIEST <= days[0] <= days[-1] <= _LATEST:
+        return None
+    return Changes(loads, attempts, changed, days)
 
 
 def days_of(connection: Connection, relation: str) -> tuple[date, ...]:

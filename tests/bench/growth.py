@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,7 @@ from pipelines.reading.package import Package
 from pipelines.sandbox.server import Sandbox
 from pipelines.twilio.columns import ATTEMPTS, REJECTED
 from pipelines.warehouse.views import view_files
-from tests.bench.measure import OURS, Cost, measure, median, serving
+from tests.bench.measure import DLT_MERGE, OURS, Cost, measure, median, serving
 from tests.worlds import World
 from tests.worlds import serving as serving_at
 
@@ -31,13 +33,19 @@ _COPIED = """
     select real.* replace (
         'VL' || md5(sid || copy) as sid,
         'VE' || md5(verification_sid || copy) as verification_sid,
-        'VE' || md5(verification_sid || copy) as channel_data__verification_sid,
-        date_created - to_hours(8 * copy) as date_created,
-        date_updated - to_hours(8 * copy) as date_updated,
-        read_at - to_hours(8 * copy) as read_at
+        'VE' || md5(channel_data__verification_sid || copy) as channel_data__verification_sid,
+        {times}
     )
     from range(?, ?) as copies (copy), real
     limit ?
+"""
+_OF_OURS, _OF_DLT = ("date_created", "date_updated", "read_at"), ("date_created", "date_updated")
+# As an hour after the last sync: the newest hour is not stored, and what is read for the second
+# time has changed. Later reads find what is stored.
+_AN_HOUR_LATER = """
+    delete from twilio_verify.attempts where date_created >= now() - to_hours(1);
+    update twilio_verify.attempts set channel_data__message_status = 'QUEUED'
+    where date_created >= now() - to_hours(3)
 """
 _ALL_READ_AN_HOUR_AGO = """
     delete from twilio_verify.windows_read;
@@ -54,26 +62,43 @@ _ALL_READ_AN_HOUR_AGO = """
 
 
 def steady(sizes: Sequence[int]) -> Iterator[str]:
-    """The cost of an hourly sync without publishing. Publishing copies the whole file and has its
-    own column."""
-    head = ("rows in the warehouse", "rows read", "wall s", "CPU s", "publishing s")
-    yield "{:>22}{:>11}{:>9}{:>9}{:>14}".format(*head)
-    costs = []
+    """The cost of an hourly sync, from start to published: the median of three.
+
+    Beside it: a plain copy of the file's bytes, which publishing takes where the file system has no
+    reflinks; and dlt's stock merge of the same rows into as many, which neither checks nor
+    publishes.
+    """
+    yield f"{'':22}{'':>11}{'verify-sync sync':>18}{'copy of bytes':>18}{'dlt merge':>18}"
+    yield f"{'rows in the warehouse':22}{'rows read':>11}" + f"{'wall s':>9}{'CPU s':>9}" * 3
+    costs: list[Cost] = []
+    copies: list[Cost] = []
     for size in sizes:
-        with serving(_HOURLY * 720) as sandbox, tempfile.TemporaryDirectory() as folder:
-            grown(Path(folder), size, sandbox)
-            publishing = hourly(Path(folder), sandbox, "0").publishing
-            cost = median([hourly(Path(folder), sandbox, "30d") for _ in range(3)])
-            (read,) = _loading(
-                Path(folder), "select sum(attempts) from twilio_verify.windows_read"
-                " where attempts < 3_000_000",
-            )  # fmt: skip
-        costs.append(cost)
-        yield f"{size:22,}{read:11,}{cost.wall:9.1f}{cost.cpu:9.1f}{publishing or '<1':>14}"
+        with serving(_HOURLY * 720) as sandbox:
+            with tempfile.TemporaryDirectory() as folder:
+                grown(Path(folder), size, sandbox)
+                measure(VIEWS, sandbox, Path(folder))
+                hourly(Path(folder), sandbox)  # compacts, if the growth has left holes
+                costs.append(median([hourly(Path(folder), sandbox) for _ in range(3)]))
+                copies.append(_byte_copy(Path(folder, "verify.duckdb")))
+                (read,) = _in(
+                    Path(folder, "verify.duckdb"),
+                    "select sum(attempts) from twilio_verify.windows_read"
+                    " where attempts < 3_000_000",
+                )
+            with tempfile.TemporaryDirectory() as folder:
+                merged = _merged_by_dlt(Path(folder), size, sandbox)
+        yield f"{size:22,}{read:11,}" + "".join(
+            f"{cost.wall:9.1f}{cost.cpu:9.1f}" for cost in (costs[-1], copies[-1], merged)
+        )
     wall, cpu = costs[-1].wall / costs[0].wall, costs[-1].cpu / costs[0].cpu
     yield (
         f"at {sizes[-1]:,} rows a sync takes {wall:.2f} times the wall time and {cpu:.2f} times "
-        f"the CPU of one at {sizes[0]:,}"
+        f"the CPU of one at {sizes[0]:,};"
+    )
+    less = [own - copy for own, copy in zip(costs[-1][:2], copies[-1][:2], strict=True)]
+    yield (
+        f"without the copy of the bytes {less[0] / costs[0].wall:.2f} times the wall time and "
+        f"{less[1] / costs[0].cpu:.2f} times the CPU"
     )
 
 
@@ -102,12 +127,14 @@ def _seconds_of_views(rows: int, sandbox: Sandbox) -> dict[str, float]:
             }
 
 
-def hourly(folder: Path, sandbox: Sandbox, publish_every: str) -> Cost:
+def hourly(folder: Path, sandbox: Sandbox) -> Cost:
     """Measures a sync an hour after the last: 5,000 new attempts and as many at each due age."""
-    found = _loading(folder, "select any_value(account_sid), any_value(filters_hash)"
-                             " from twilio_verify.windows_read")  # fmt: skip
-    _loading(folder, _ALL_READ_AN_HOUR_AGO.format(account=found[0], filters=found[1]))
-    os.environ["WAREHOUSE__PUBLISH_EVERY"] = publish_every
+    loading = folder / "loading.duckdb"
+    found = _in(loading, "select any_value(account_sid), any_value(filters_hash)"
+                         " from twilio_verify.windows_read")  # fmt: skip
+    _in(loading, _ALL_READ_AN_HOUR_AGO.format(account=found[0], filters=found[1]))
+    _in(loading, _AN_HOUR_LATER)
+    os.environ["WAREHOUSE__PUBLISH_EVERY"] = "0"
     try:
         return measure(SYNC, sandbox, folder)
     finally:
@@ -120,16 +147,45 @@ def grown(folder: Path, rows: int, sandbox: Sandbox) -> None:
         hours = int(age.split()[0])
         window = ("--after", age + " ago", "--before", f"{hours - 2} hours ago")
         measure((*OURS, "backfill", *window), sandbox, folder)
-    with duckdb.connect(str(folder / "loading.duckdb")) as connection:
+    _multiply(folder / "loading.duckdb", rows, _OF_OURS)
+
+
+def _merged_by_dlt(folder: Path, rows: int, sandbox: Sandbox) -> Cost:
+    """Measures dlt's stock merge of the rows that an hourly sync reads."""
+    windows = ",".join(f"{hours + 2}-{hours}" for hours in (int(a.split()[0]) - 2 for a in _AGES))
+    measure((*DLT_MERGE, windows), sandbox, folder)
+    _multiply(folder / "verify.duckdb", rows, _OF_DLT)
+    _in(folder / "verify.duckdb", _AN_HOUR_LATER)
+    due = ",".join(f"{hours}-{hours - 1}" for hours in (1, *(int(a.split()[0]) for a in _AGES)))
+    return measure((*DLT_MERGE, due), sandbox, folder)
+
+
+def _multiply(file: Path, rows: int, times: Sequence[str]) -> None:
+    """Copies the file's attempts with other sids and earlier `times`, until there are `rows`."""
+    earlier = ", ".join(f"{name} - to_hours(8 * copy) as {name}" for name in times)
+    with duckdb.connect(str(file)) as connection:
         connection.execute("create temp table real as from twilio_verify.attempts")
         (real,) = connection.execute("select count(*) from real").fetchall()[0]
         for first, left in enumerate(range(rows - real, 0, -_AT_ONCE * real)):
             copies = [1 + first * _AT_ONCE, 1 + (first + 1) * _AT_ONCE]
-            connection.execute(_COPIED, [*copies, left])
+            connection.execute(_COPIED.format(times=earlier), [*copies, left])
 
 
-def _loading(folder: Path, sql: str) -> tuple[object, ...]:
-    with duckdb.connect(str(folder / "loading.duckdb")) as connection:
+def _byte_copy(file: Path) -> Cost:
+    """Measures a copy of the file that the disk holds when it ends, made by the `dd` command."""
+    copy = file.with_name("copy")
+    command = ("dd", f"if={file}", f"of={copy}", "bs=1M", "conv=fsync", "status=none")
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run(command, check=True)
+    after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - started
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    copy.unlink()
+    return Cost(wall, cpu, 0, 0, 0, 0)
+
+
+def _in(file: Path, sql: str) -> tuple[object, ...]:
+    """Returns the first row of the answer."""
+    with duckdb.connect(str(file)) as connection:
         found: tuple[object, ...] = connection.execute(sql).fetchone() or ()
         return found
 

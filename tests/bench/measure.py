@@ -23,6 +23,7 @@ from tests.worlds import REPOSITORY
 
 OURS = ("-m", "pipelines")
 REST_API = ("-m", "tests.bench.peers", "rest_api")
+DLT_MERGE = ("-m", "tests.bench.peers", "merge")
 OFFICIAL = ("-m", "tests.bench.peers", "official")
 # A small launcher starts the command, because a process inherits its parent's peak memory, and this
 # process holds the sandbox's account.

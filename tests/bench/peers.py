@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 
 def rest_api() -> None:
     """dlt's stock REST source, set up as its documentation shows, merged on sid."""
-    import dlt
     from dlt.sources.rest_api import rest_api_source
 
     source = rest_api_source(
@@ -37,14 +38,36 @@ def rest_api() -> None:
             ],
         }
     )
-    folder = os.environ["WAREHOUSE__DIR"]
-    pipeline = dlt.pipeline(
-        "peer",
-        pipelines_dir=f"{folder}/dlt",
-        destination=dlt.destinations.duckdb(f"{folder}/verify.duckdb"),
-        dataset_name="twilio_verify",
+    _pipeline().run(source)
+
+
+def merge(spans: str) -> None:
+    """dlt's stock merge on sid of the attempts that are 3 to 2 and 28 to 27 hours old, if `spans`
+    is 3-2,28-27."""
+    import dlt
+    from dlt.sources.helpers.rest_client import RESTClient
+    from dlt.sources.helpers.rest_client.auth import HttpBasicAuth
+    from dlt.sources.helpers.rest_client.paginators import JSONLinkPaginator
+
+    now = datetime.now(timezone.utc)
+    client = RESTClient(
+        os.environ["SOURCES__TWILIO_VERIFY__BASE_URL"],
+        auth=HttpBasicAuth(os.environ["TWILIO_ACCOUNT_SID"], os.environ["TWILIO_AUTH_TOKEN"]),
+        paginator=JSONLinkPaginator("meta.next_page_url"),
+        data_selector="attempts",
     )
-    pipeline.run(source)
+
+    @dlt.resource(primary_key="sid", write_disposition="merge")
+    def attempts() -> Iterator[Any]:
+        for span in spans.split(","):
+            after, before = (now - timedelta(hours=int(hours)) for hours in span.split("-"))
+            window = {
+                "DateCreatedAfter": f"{after:%FT%TZ}",
+                "DateCreatedBefore": f"{before:%FT%TZ}",
+            }
+            yield from client.paginate("v2/Attempts", params={"PageSize": 1000, **window})
+
+    _pipeline().run(attempts())
 
 
 def official() -> None:
@@ -64,6 +87,18 @@ def official() -> None:
         connection.execute("insert or replace into twilio_verify.attempts select * from frame")
 
 
+def _pipeline() -> Any:
+    import dlt
+
+    folder = os.environ["WAREHOUSE__DIR"]
+    return dlt.pipeline(
+        "peer",
+        pipelines_dir=f"{folder}/dlt",
+        destination=dlt.destinations.duckdb(f"{folder}/verify.duckdb"),
+        dataset_name="twilio_verify",
+    )
+
+
 def _flat(attempt: Any) -> dict[str, Any]:
     top = ("sid", "account_sid", "service_sid", "verification_sid", "date_created",
            "date_updated", "conversion_status", "channel", "url")  # fmt: skip
@@ -74,4 +109,4 @@ def _flat(attempt: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    {"rest_api": rest_api, "official": official}[sys.argv[1]]()
+    {"rest_api": rest_api, "merge": merge, "official": official}[sys.argv[1]](*sys.argv[2:])

@@ -150,6 +150,27 @@ def test_a_refreshed_table_is_a_table_made_anew(
         assert differing(database, TABLES, None) == []
 
 
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31"])
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago"])
+def test_a_date_at_the_end_of_the_calendar_stops_nothing(
+    loading: Loading, day: str, zone: str
+) -> None:
+    loading.empty(zone)
+    usual = dict(number=0, is_moved=False, channel="sms", conversion_status="converted",
+                 price=None, age=timedelta(hours=1), message_status=None)  # fmt: skip
+    loading.load([usual])
+    refresh(loading.database, TABLES)
+    seen = loads_in(loading.database)
+    loading.load([{**usual, "number": 1}])
+    loading.database.execute(
+        f"update twilio_verify.attempts set date_created = '{day} 12:00:00Z' where sid = 'VL01'"
+    )
+    refresh(loading.database, TABLES)
+    scope = Scope.since(loading.database, seen)
+    assert differing(loading.database, TABLES, scope.touched) == []
+    assert [*scope.passes("getvariable('first_day')", loading.database)]
+
+
 def test_what_changed_is_told_from_what_was_only_read_again(synced: World) -> None:
     file = str(synced.settings.directory / "loading.duckdb")
     for hours in (1, 26, 70):
