@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 
@@ -64,18 +65,28 @@ def changes_since(connection: Connection, seen: Loads) -> Changes | None:
     if older != seen.number:  # such as a restored file, or a clock that was set back
         return None
     loads = tuple(load for (load,) in connection.execute(_NEWER, [seen.newest]).fetchall())
-    connection.execute("create or replace temp table new_loads (load_id varchar)")
-    if loads:
-        connection.execute("insert into new_loads select unnest(?)", [list(loads)])
-    first, last = (min(loads), max(loads)) if loads else ("", "")
-    connection.execute(_ATTEMPTS.format(first=escaped(first), last=escaped(last)))
+    with made_once(connection, "changed_attempts", f"{seen} {loads}") as is_missing:
+        if is_missing:
+            connection.execute("create or replace temp table new_loads (load_id varchar)")
+            if loads:
+                connection.execute("insert into new_loads select unnest(?)", [list(loads)])
+            first, last = (min(loads), max(loads)) if loads else ("", "")
+            connection.execute(_ATTEMPTS.format(first=escaped(first), last=escaped(last)))
     attempts, changed = connection.execute(
         "select count(*), count(*) filter (is_changed) from changed_attempts"
     ).fetchall()[0]
     days = days_of(connection, "changed_attempts")
-    if days and not _EARLIEST <= days[0] <= days[-1] <= _LATEST:
+    if have_odd(days):
         return None
     return Changes(loads, attempts, changed, days)
+
+
+@contextmanager
+def made_once(connection: Connection, table: str, version: str) -> Iterator[bool]:
+    """Yields whether the temporary table must be made: this version of it is not there yet."""
+    made = connection.execute("select getvariable($1)", [table]).fetchall()
+    yield made != [(version,)]
+    connection.execute(f"set variable {table} = '{escaped(version)}'")
 
 
 def days_of(connection: Connection, relation: str) -> tuple[date, ...]:
@@ -87,15 +98,20 @@ def days_of(connection: Connection, relation: str) -> tuple[date, ...]:
     return tuple(day for (day,) in found)
 
 
+def have_odd(days: Sequence[date]) -> bool:
+    """Whether one of the days, which are in order, lies where no attempt can."""
+    return bool(days) and not _EARLIEST <= days[0] <= days[-1] <= _LATEST
+
+
 Span = tuple[datetime, datetime]  # from the first instant to before the second
 
 
-def within(spans: Sequence[Span]) -> str:
-    """Returns SQL for `created_at` lying in one of the spans.
+def within(spans: Sequence[Span], column: str = "created_at") -> str:
+    """Returns SQL for `column` lying in one of the spans.
 
     It names constants, so that DuckDB skips the row groups of other times.
     """
-    parts = (f"(created_at >= '{begin}' and created_at < '{end}')" for begin, end in spans)
+    parts = (f"({column} >= '{begin}' and {column} < '{end}')" for begin, end in spans)
     return f"({' or '.join(parts) or 'false'})"
 
 

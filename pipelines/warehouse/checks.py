@@ -86,8 +86,8 @@ def check(
     if not database.is_open:
         nothing: tuple[Scope, list[CheckResult]] = (Scope(0), [])
         return database.ask("select 1", checked, nothing, is_large=True)
-    with database.going_through_all(), database.connection.cursor() as connection:
-        return checked(connection)
+    with database.going_through_all():
+        return checked(database.working)
 
 
 def run_checks(

@@ -39,6 +39,7 @@ class Database:
         self.loading, self.published = loading, published
         self._connection: Connection | None = None
         self._cursors: list[Connection] = []
+        self._working: Connection | None = None
         self.views = ""  # fingerprint of the views that were made since it was opened
 
     @contextmanager
@@ -64,16 +65,23 @@ class Database:
             raise
 
     def cursor(self) -> Connection:
-        """Returns a second connection, which is closed together with the first."""
+        """Returns another connection, which is closed together with the first."""
         self._cursors.append(self.connection.cursor())
         return self._cursors[-1]
+
+    @property
+    def working(self) -> Connection:
+        """The connection whose temporary tables tell what has changed: refreshing fills them, and
+        checks use them again."""
+        self._working = self._working or self.cursor()
+        return self._working
 
     def _close(self) -> None:
         with held():  # whoever records a failure asks whether the file is open
             for connection in (*self._cursors, self._connection):
                 if connection is not None:
                     connection.close()
-            self._connection = None
+            self._connection = self._working = None
             self._cursors.clear()
 
     @property

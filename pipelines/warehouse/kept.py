@@ -16,6 +16,8 @@ from pipelines.warehouse.changes import (
     Changes,
     Span,
     changes_since,
+    days_of,
+    made_once,
     spans_of,
     stretches,
     within,
@@ -105,11 +107,14 @@ def is_much(connection: Connection, changes: Changes) -> bool:
 def find_touched(connection: Connection, changes: Changes, tables: dict[str, KeptTable]) -> Touched:
     """Finds the verifications and days of `changes`, in temporary tables."""
     near = within(spans_of(changes.days, _APART))
-    connection.execute(_VERIFICATIONS.format(near=near))
-    connection.execute(_ATTEMPTS_OF_VERIFICATIONS.format(near=near))
-    connection.execute(_SEVERAL.format(near=near))
-    connection.execute(_DAYS)
-    connection.execute(_OF_DAYS.format(of_days=within(spans_of_touched_days(connection))))
+    with made_once(connection, "touched_attempts", f"{changes}") as is_missing:
+        if is_missing:
+            connection.execute(_VERIFICATIONS.format(near=near))
+            connection.execute(_ATTEMPTS_OF_VERIFICATIONS.format(near=near))
+            days = within(spans_of(days_of(connection, "touched_attempts")))
+            connection.execute(_SEVERAL.format(days=days))
+            connection.execute(_DAYS)
+            _make_attempts_of_days(connection)
     of_days = tables["daily_attempts"].reading("verification_attempts", "attempts_of_touched_days")
     in_days = "created_date in (select created_date from touched_days)"
     return Touched(
@@ -122,6 +127,13 @@ def find_touched(connection: Connection, changes: Changes, tables: dict[str, Kep
             "daily_attempts": in_days,
         },
     )
+
+
+def _make_attempts_of_days(connection: Connection) -> None:
+    """DuckDB applies one span to both sides of the view's join, but several of them to one side."""
+    parts = [_ATTEMPTS_OF_DAYS.format(span=within([s])) for s in spans_of_touched_days(connection)]
+    query = " union all ".join(parts) or _ATTEMPTS_OF_DAYS.format(span="false")
+    connection.execute(f"create or replace temp view attempts_of_touched_days as {query}")
 
 
 def spans_of_touched_days(connection: Connection) -> list[Span]:
@@ -165,7 +177,7 @@ _SEVERAL = """
     create or replace temp view touched_resends as
     select *
     from stg_attempts
-    where {near} and attempt_sid in (
+    where {days} and attempt_sid in (
         select attempt_sid
         from touched_attempts
         where verification_sid in (
@@ -182,10 +194,7 @@ _DAYS = """
     from touched_attempts as t
     cross join settings as s
 """
-_OF_DAYS = """
-    create or replace temp view attempts_of_touched_days as
-    select * from verification_attempts where {of_days}
-"""
+_ATTEMPTS_OF_DAYS = "select * from verification_attempts where {span}"
 
 
 def differing(

@@ -94,8 +94,8 @@ def apply_views(database: Database, settings: Settings, again: bool = False) -> 
     )
     # A run warns of a failure only once.
     if not again and noted(connection) and (is_same or database.views == current):
-        with connection.cursor() as cursor:  # its temporary tables end with it
-            refresh(cursor, kept)
+        with database.going_through_all():  # the days that were touched may hold a large part
+            refresh(database.working, kept)
         return
     with database.going_through_all():
         connection.begin()

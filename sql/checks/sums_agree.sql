@@ -1,22 +1,7 @@
 -- severity: fail
 -- A view's sums differ from those of the attempts: some are counted twice, or not at all.
 -- Looks at the days from `first_day` to `last_day`, which lie between `days_from` and `days_until`.
-with attempts as (
-    select
-        verification_sid,
-        receipt,
-        price,
-        created_at,
-        read_age,
-        is_converted
-    from stg_attempts
-    where
-        -- The attempts of a verification lie within a day: Twilio lets no code live longer.
-        created_at >= getvariable('days_from') - interval '1' day
-        and created_at < getvariable('days_until') + interval '1' day
-),
-
-each_verification as (
+with each_verification as (
     select
         verification_sid,
         count(*) as attempts,
@@ -24,7 +9,11 @@ each_verification as (
         min(read_age) as read_age,
         min(created_at) as started_at,
         max(created_at) filter (where is_converted) as converted_at
-    from attempts
+    from stg_attempts
+    where
+        -- The attempts of a verification lie within a day: Twilio lets no code live longer.
+        created_at >= getvariable('days_from') - interval '1' day
+        and created_at < getvariable('days_until') + interval '1' day
     group by verification_sid
 ),
 
@@ -85,11 +74,13 @@ attempts_expected as (
         sum(a.price) filter (
             where v.read_age >= s.code_validity and not v.is_converted
         ) as wasted_spend
-    from attempts as a
+    from stg_attempts as a
     inner join each_verification as v on a.verification_sid = v.verification_sid
     cross join settings as s
     where
-        cast(a.created_at at time zone s.timezone as date)
+        a.created_at >= getvariable('days_from')
+        and a.created_at < getvariable('days_until')
+        and cast(a.created_at at time zone s.timezone as date)
         between getvariable('first_day') and getvariable('last_day')
 ),
 
