@@ -23,19 +23,16 @@ with trimmed as (
                 then '+' || trim(split_part(channel_data__to, ':+', -1))
             else trim(channel_data__to)
         end as destination,
-        -- Nearly all are numbers in this form. The others have their prefix below.
-        case
-            when
-                channel_data__to like '+%'
-                and channel_data__to not like '%@%'
-                and length(channel_data__to) > 5
-                then substring(channel_data__to, 1, length(channel_data__to) - 4)
-        end as number_prefix,
+        channel_data__to,
         lower(trim(conversion_status, e' \t\n\r')) as conversion_status,
         lower(trim(channel_data__status, e' \t\n\r')) as verification_status,
         lower(trim(channel_data__message_status, e' \t\n\r')) as message_status,
-        -- 30008.0 is 30008.
-        regexp_replace(trim(channel_data__error_code, e' \t\n\r'), '[.]0*$', '') as error_code,
+        -- 30008.0 is 30008. No error may be written as 0, 0.0, null, None or NaN.
+        regexp_replace(
+            trim(channel_data__error_code, e' \t\n\r'),
+            '^(0|[Nn][Uu][Ll][Ll]|[Nn][Oo][Nn][Ee]|[Nn][Aa][Nn])([.]0*)?$|[.]0*$',
+            ''
+        ) as error_code,
         upper(trim(price__currency, e' \t\n\r')) as currency,
         channel_data__code_length as code_length,
         price__value as price,
@@ -58,7 +55,12 @@ select
     nullif(mnc, '') as mnc,
     nullif(destination, '') as destination,
     case
-        when number_prefix is not null then number_prefix
+        -- Nearly all are numbers in this form.
+        when
+            channel_data__to like '+%'
+            and channel_data__to not like '%@%'
+            and length(channel_data__to) > 5
+            then substring(channel_data__to, 1, length(channel_data__to) - 4)
         when destination like '%@%' then nullif(lower(split_part(destination, '@', -1)), '')
         when length(destination) > 5 then substring(destination, 1, length(destination) - 4)
         when length(destination) = 5 then nullif(substring(destination, 1, 1), '+')
@@ -78,14 +80,7 @@ select
         when 'busy' then 'failed'
         when 'no-answer' then 'failed'
     end as receipt,
-    case lower(error_code)
-        when '' then null
-        when '0' then null
-        when 'null' then null
-        when 'none' then null
-        when 'nan' then null
-        else error_code
-    end as error_code,
+    nullif(error_code, '') as error_code,
     nullif(currency, '') as currency,
     try_cast(code_length as integer) as code_length,
     try_cast(price as decimal(18, 6)) as price,
