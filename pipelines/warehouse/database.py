@@ -41,6 +41,7 @@ class Database:
         self._cursors: list[Connection] = []
         self._working: Connection | None = None
         self.views = ""  # fingerprint of the views that were made since it was opened
+        self.is_made_anew = False  # whether all kept tables were made from all rows just now
 
     @contextmanager
     def opened(self, wait: float = 0.0) -> Iterator[None]:
@@ -132,12 +133,14 @@ class Database:
     def going_through_all(self) -> Iterator[None]:
         """Uses two threads, and enough memory for them, to read all rows.
 
-        More memory makes large warehouses faster, but takes more.
+        More memory makes large warehouses faster, but takes more. Rows are compressed first, if
+        they are only in the log yet: DuckDB then computes each distinct value once.
         """
         usual = {"memory_limit": _MEMORY, "threads": self._options()["threads"]}
         size = self.loading.stat().st_size if self.loading.exists() else 0
         memory = min(max(size // 2, 192 * MIB), 1024 * MIB) // MIB
         self._set(memory_limit=f"{memory}MiB", threads=2)
+        self.connection.execute("checkpoint")
         try:
             yield
         finally:

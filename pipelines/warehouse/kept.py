@@ -73,14 +73,15 @@ def note_kept(connection: Connection) -> None:
     set_mark(connection, KEPT, " ".join(map(str, loads_in(connection) or ())))
 
 
-def refresh(connection: Connection, tables: dict[str, KeptTable]) -> None:
+def refresh(connection: Connection, tables: dict[str, KeptTable]) -> bool:
     """Brings the kept tables up to date with the loads that they have not seen, in one transaction.
+    Returns whether it made them anew from all rows.
 
     The mark of what they have seen is part of it: dlt notes a load in a transaction of its own.
     """
     seen = noted(connection)
     if seen == loads_in(connection):
-        return
+        return False
     changes = changes_since(connection, seen) if seen else None
     touched = (
         None
@@ -97,6 +98,7 @@ def refresh(connection: Connection, tables: dict[str, KeptTable]) -> None:
             connection.execute(f"insert into {name} by name {touched.queries[name]}")
     note_kept(connection)
     connection.commit()
+    return touched is None
 
 
 def is_much(connection: Connection, changes: Changes) -> bool:

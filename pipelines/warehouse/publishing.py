@@ -114,11 +114,17 @@ class Publisher:
             note_published(self._published, loads)
 
     def _is_loose(self, now: datetime) -> bool:
-        """Whether many blocks of the file are free, and it was not compacted in the last day."""
+        """Whether many blocks of the file are free, and it was not compacted in the last day.
+
+        A first load leaves many, but the next ones use them.
+        """
         connection = self._database.connection
         ((total, free),) = self._database.rows(_BLOCKS)
         last = mark(connection, COMPACTED)
-        age = now - datetime.fromisoformat(last) if last else _COMPACT_EVERY
+        if last is None:
+            set_mark(connection, COMPACTED, now.isoformat())
+            return False
+        age = now - datetime.fromisoformat(last)
         # A clock that was set back must not put it off.
         if free <= _LOOSE * total or timedelta() <= age < _COMPACT_EVERY:
             return False

@@ -31,7 +31,7 @@ class Scope:
     """All rows, or those that `changes` has brought, with the days and verifications they touch.
 
     `days` are stretches of days in settings.timezone, `spans` when these begin and end; `stored` is
-    the number of all attempts.
+    the number of all attempts. `is_made_anew`: the kept tables were made from all rows just now.
     """
 
     stored: int
@@ -39,6 +39,7 @@ class Scope:
     touched: Touched | None = None
     days: tuple[tuple[date, date], ...] = ()
     spans: tuple[Span, ...] = ()
+    is_made_anew: bool = False
 
     @classmethod
     def since(cls, connection: Connection, seen: Loads | None) -> Scope:

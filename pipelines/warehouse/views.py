@@ -95,7 +95,7 @@ def apply_views(database: Database, settings: Settings, again: bool = False) -> 
     # A run warns of a failure only once.
     if not again and noted(connection) and (is_same or database.views == current):
         with database.going_through_all():  # the days that were touched may hold a large part
-            refresh(database.working, kept)
+            database.is_made_anew = refresh(database.working, kept)
         return
     with database.going_through_all():
         connection.begin()
@@ -103,7 +103,7 @@ def apply_views(database: Database, settings: Settings, again: bool = False) -> 
         note_kept(connection)
         _stamp(connection, current)
         connection.commit()
-    database.views = current
+    database.views, database.is_made_anew = current, True
     apply_own_views(connection, own, {"settings", *(file.stem for file in ours)})
 
 
