@@ -43,8 +43,21 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "-n", "auto", *session.posargs)
 
 
+@nox.session(python=FOUND[:1])
+def reader(session: nox.Session) -> None:
+    """The oldest DuckDB that published files are promised to open in reads every relation."""
+    folder = session.create_tmp()
+    session.install("--quiet", "-r", str(REPOSITORY / "requirements.lock"))
+    session.install("--quiet", "--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
+    session.run("verify-sync", "demo", env={"WAREHOUSE__DIR": folder}, silent=True)
+    session.install("--quiet", "duckdb==1.3.0", "pandas==2.3.3")
+    session.run("python", str(REPOSITORY / "tests" / "reader.py"), f"{folder}/demo/verify.duckdb")
+
+
 @nox.session(python=False)
 def ends(session: nox.Session) -> None:
-    """Only the lowest and the highest Python."""
+    """Only the lowest and the highest Python, and the oldest reader."""
     for version in dict.fromkeys([*FOUND[:1], *FOUND[-1:]]):
         session.notify(f"tests-{version}")
+    for version in FOUND[:1]:
+        session.notify(f"reader-{version}")

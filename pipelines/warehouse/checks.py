@@ -122,42 +122,46 @@ def _compare_kept_tables(connection: Connection, scope: Scope) -> CheckResult:
         verdict, part = FAIL if rows else "ok", scope.changes is not None
         return CheckResult(KEPT_TABLES, verdict, meaning, len(rows), rows, part)
 
-    return _guarded(KEPT_TABLES, "pipelines", [FAIL], found)
+    return _guarded(KEPT_TABLES, "pipelines", FAIL, found)
 
 
 def _answer(
     file: Path, connection: Connection, scope: Scope, taken: Collection[str] = ()
 ) -> CheckResult:
-    severity = [FAIL]  # until the file says otherwise
-
-    def found() -> CheckResult:
+    name, where = masked(file.stem), masked(str(file))
+    try:
         if file.stem in taken:
             raise Failure("verify-sync has a check of this name: rename your file")
-        severity[0], meaning, query = _read(file)
+        severity, meaning, query = _read(file)
+    except Failure as error:
+        return _not_run(name, FAIL, str(error), where)
+
+    def found() -> CheckResult:
         _require_one_query(query, connection)
         found = [_found(query, connection) for _ in scope.passes(query, connection)]
         count, rows = sum(count for count, _ in found), [row for _, rows in found for row in rows]
-        verdict, part = severity[0] if count else "ok", scope.is_partial(query)
-        return CheckResult(masked(file.stem), verdict, meaning, count, tuple(rows[:_SHOWN]), part)
+        verdict, part = severity if count else "ok", scope.is_partial(query)
+        return CheckResult(name, verdict, meaning, count, tuple(rows[:_SHOWN]), part)
 
-    return _guarded(masked(file.stem), masked(str(file)), severity, found)
+    return _guarded(name, where, severity, found)
 
 
-def _guarded(
-    name: str, where: str, severity: list[str], found: Callable[[], CheckResult]
-) -> CheckResult:
+def _guarded(name: str, where: str, severity: str, found: Callable[[], CheckResult]) -> CheckResult:
     """Returns what was found, or that the check could not run. Only damage is raised."""
     try:
         return found()
     except duckdb.OutOfMemoryException:
-        severity[0], why = WARN, "not enough memory"
+        return _not_run(name, WARN, "not enough memory", where)
     except Failure as error:
-        why = str(error)
+        return _not_run(name, severity, str(error), where)
     except duckdb.Error as error:
         if is_damage(error) or isinstance(error, duckdb.InterruptException):
             raise
-        why = _why(error)
-    return CheckResult(name, severity[0], f"not run: {why} ({where})", None)
+        return _not_run(name, severity, _why(error), where)
+
+
+def _not_run(name: str, severity: str, why: str, where: str) -> CheckResult:
+    return CheckResult(name, severity, f"not run: {why} ({where})", None)
 
 
 def _read(file: Path) -> tuple[str, str, str]:
