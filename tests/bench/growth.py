@@ -17,7 +17,7 @@ import duckdb
 from pipelines.reading.package import Package
 from pipelines.sandbox.server import Sandbox
 from pipelines.twilio.columns import ATTEMPTS, REJECTED
-from pipelines.warehouse.views import view_files
+from pipelines.warehouse.views import apply_views, view_files
 from tests.bench.measure import DLT_MERGE, OURS, Cost, measure, median, serving
 from tests.worlds import World
 from tests.worlds import serving as serving_at
@@ -191,8 +191,8 @@ def _in(file: Path, sql: str) -> tuple[object, ...]:
 
 
 def merging(syncs: int = 1_000) -> Iterator[str]:
-    """Growth of the files over hourly syncs, which mostly replace stored rows, compared with a
-    fresh load of the same rows."""
+    """Growth of both files over hourly syncs, which mostly replace stored rows, compared with a
+    fresh load of the same rows and its kept tables."""
     with (
         tempfile.TemporaryDirectory() as folder,
         serving_at(Path(folder) / "synced", attempts=20_000) as world,
@@ -209,8 +209,8 @@ def merging(syncs: int = 1_000) -> Iterator[str]:
                 fresh, attempts = _afresh(world, Path(folder) / f"fresh{number}")
                 published = _megabytes(world.settings.published)
                 yield f"{number:6,}{attempts:10,}{size:13.1f}{published:14.1f}{fresh:12.1f}"
-            most = max(most, size / fresh)
-    yield f"never more than {most:.2f} times what a fresh load of the same takes"
+            most = max(most, size / fresh, _megabytes(world.settings.published) / fresh)
+    yield f"neither is ever more than {most:.2f} times what a fresh load of the same takes"
 
 
 def _afresh(world: World, folder: Path) -> tuple[float, int]:
@@ -222,6 +222,7 @@ def _afresh(world: World, folder: Path) -> tuple[float, int]:
     warehouse = World(world.sandbox, settings, world.now).warehouse()
     with warehouse.opened():
         warehouse.loader.load(Package(attempts, REJECTED.empty_table()))
+        apply_views(warehouse.database, settings)
     return _megabytes(warehouse.loading), attempts.num_rows
 
 

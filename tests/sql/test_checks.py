@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 
 from pipelines.__main__ import main
 from pipelines.warehouse import checks
-from pipelines.warehouse.checks import FAIL, WARN, check_files
+from pipelines.warehouse.checks import FAIL, WARN, check_files, run_checks
+from pipelines.warehouse.connections import is_damage
+from pipelines.warehouse.recovery import loads_in
+from pipelines.warehouse.scope import Scope
 from pipelines.warehouse.views import view_files
 from tests.sql.given import found_by, given
 from tests.worlds import NOW, Capture, World, make_kept_tables
@@ -127,6 +131,30 @@ def test_each_check_finds_what_it_is_for_and_nothing_else(
     )
     assert bool(told.err) == code
     assert any(line.startswith("      ") for line in told.out.splitlines())
+
+
+def test_a_look_at_all_rows_reads_every_column(synced: World, tmp_path: Path) -> None:
+    """Published are the bytes of a file, so damage must not lie unread for long."""
+    damaged = tmp_path / "damaged.duckdb"
+    shutil.copy(synced.settings.published, damaged)
+    with duckdb.connect(str(damaged)) as connection:
+        connection.execute(
+            "insert into twilio_verify.attempts select attempts.* replace (sid || n as sid,"
+            " md5(n || sid) as url) from twilio_verify.attempts, range(40) as numbers (n)"
+        )
+        connection.execute("checkpoint")
+        blocks = connection.execute(
+            "select block_id from pragma_storage_info('twilio_verify.attempts') where block_id >= 0"
+            " group by block_id having min(column_name) = 'url' and max(column_name) = 'url'"
+        ).fetchall()
+    content = bytearray(damaged.read_bytes())
+    content[3 * 4096 + blocks[0][0] * 2**18 + 1000] ^= 0xFF
+    damaged.write_bytes(content)
+    with duckdb.connect(str(damaged), read_only=True) as connection:
+        run_checks(connection, NOW, scope=Scope.since(connection, loads_in(connection)))
+        with pytest.raises(duckdb.Error) as error:
+            run_checks(connection, NOW)
+        assert is_damage(error.value)
 
 
 @pytest.mark.usefixtures("synced")
