@@ -20,6 +20,7 @@ from pipelines.warehouse.connections import (
     connect,
     unusable,
 )
+from pipelines.warehouse.files import wal_of
 from pipelines.warehouse.tables import SCHEMA
 
 MIB = 2**20
@@ -28,6 +29,7 @@ _LOADING = {
     "memory_limit": _MEMORY,
     "checkpoint_threshold": "64MB",  # each checkpoint rewrites what the last packages changed
 }
+_MUCH = 16 * MIB  # size of a log with about 50,000 attempts
 _LARGE = 256 * MIB  # size of a file with about 3 million attempts
 _PATIENCE = 5.0  # seconds to wait: `status` and a dry run open the file for a moment
 
@@ -133,14 +135,16 @@ class Database:
     def going_through_all(self) -> Iterator[None]:
         """Uses two threads, and enough memory for them, to read all rows.
 
-        More memory makes large warehouses faster, but takes more. Rows are compressed first, if
-        they are only in the log yet: DuckDB then computes each distinct value once.
+        More memory makes large warehouses faster, but takes more. If many rows are only in the log
+        yet, they are compressed first: DuckDB then computes each distinct value once.
         """
         usual = {"memory_limit": _MEMORY, "threads": self._options()["threads"]}
         size = self.loading.stat().st_size if self.loading.exists() else 0
         memory = min(max(size // 2, 192 * MIB), 1024 * MIB) // MIB
         self._set(memory_limit=f"{memory}MiB", threads=2)
-        self.connection.execute("checkpoint")
+        log = wal_of(self.loading)
+        if log.exists() and log.stat().st_size > _MUCH:
+            self.connection.execute("checkpoint")
         try:
             yield
         finally:

@@ -18,6 +18,7 @@ from pipelines.warehouse.tables import SCHEMA
 
 _LOOSE = 0.4  # share of free blocks; merging leaves holes in the file
 _COMPACT_EVERY = timedelta(days=1)  # at most
+_FEW = 128  # blocks, 32 MB
 _BLOCKS = """
     select total_blocks, free_blocks from pragma_database_size()
     where database_name = current_database()
@@ -116,17 +117,16 @@ class Publisher:
     def _is_loose(self, now: datetime) -> bool:
         """Whether many blocks of the file are free, and it was not compacted in the last day.
 
-        A first load leaves many, but the next ones use them.
+        A small file may be compacted by any run: that takes a moment, and one load changes most of
+        it.
         """
         connection = self._database.connection
         ((total, free),) = self._database.rows(_BLOCKS)
         last = mark(connection, COMPACTED)
-        if last is None:
-            set_mark(connection, COMPACTED, now.isoformat())
-            return False
-        age = now - datetime.fromisoformat(last)
+        age = now - datetime.fromisoformat(last) if last else _COMPACT_EVERY
         # A clock that was set back must not put it off.
-        if free <= _LOOSE * total or timedelta() <= age < _COMPACT_EVERY:
+        is_early = total > _FEW and timedelta() <= age < _COMPACT_EVERY
+        if free <= _LOOSE * total or is_early:
             return False
         set_mark(connection, COMPACTED, now.isoformat())
         connection.execute("checkpoint")

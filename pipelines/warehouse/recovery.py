@@ -138,8 +138,8 @@ def loads_in(connection: Connection) -> Loads | None:
 
 
 def _loads(answer: Connection) -> Loads | None:
-    found = answer.fetchone()
-    return Loads(*found) if found else None
+    found = answer.fetchall()  # a result that is not read to its end keeps a transaction open
+    return Loads(*found[0]) if found else None
 
 
 def note_published(published: Path, found: list[tuple[object, ...]]) -> None:

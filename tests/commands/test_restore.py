@@ -15,6 +15,7 @@ from pipelines.errors import Misuse
 from pipelines.reading.package import Package
 from pipelines.source import package_source
 from pipelines.twilio.credentials import Credentials
+from pipelines.warehouse.files import copied
 from pipelines.warehouse.restore import restore
 from tests.warehouse.test_recovery import a_database, garble, scramble
 from tests.worlds import Capture, World, due_windows, read_windows, refused
@@ -100,7 +101,7 @@ def test_restore_refuses_what_is_no_backup(
     for make in (garble, a_database):
         make(file)
         assert refused(capsys, "restore", str(file))[0] == 2
-    shutil.copy(configured.settings.published, file)
+    copied(configured.settings.published, file).replace(file)
     scramble(file)
     assert refused(capsys, "restore", str(file))[0] == 1
     other = Credentials.of("AC" + "b" * 32, "token")

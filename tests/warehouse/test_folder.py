@@ -120,10 +120,12 @@ def test_the_published_file_is_compact_and_readable_by_older_duckdb(world: World
         (tags,) = connection.execute(
             "select tags from duckdb_databases() where database_name = 'verify'"
         ).fetchall()[0]
-        (free,) = connection.execute("select free_blocks from pragma_database_size()").fetchall()[0]
+        ((free, total),) = connection.execute(
+            "select free_blocks, total_blocks from pragma_database_size()"
+        ).fetchall()
     assert {name for (name,) in schemas} == {"main", "twilio_verify"}
     assert STORAGE in tags["storage_version"]
-    assert free == 0
+    assert free < total / 4
     assert not list(world.settings.directory.glob("verify.duckdb.new*"))
 
 

@@ -49,11 +49,12 @@ def test_the_bytes_are_published(synced: World) -> None:
 
 
 def test_a_loose_file_is_compacted_once_a_day(
-    synced: World, caplog: pytest.LogCaptureFixture
+    synced: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(publishing, "_FEW", 0)
     caplog.set_level(logging.INFO, "verify_sync")
     sizes = []
-    for hours in (1, 1, 23):
+    for hours in (25, 1, 23):
         loosen(synced)
         synced.move(hours=hours)
         synced.sync()
@@ -66,6 +67,14 @@ def test_a_loose_file_is_compacted_once_a_day(
     assert not {name for name in names_of(synced) if name.endswith((".new", ".tmp"))}
 
 
+def test_a_small_loose_file_is_compacted_by_any_run(synced: World) -> None:
+    for _ in range(2):
+        loosen(synced)
+        synced.move(hours=1)
+        synced.sync()
+        assert free_blocks(loading(synced)) == 0
+
+
 def test_no_room_to_compact_is_no_reason_not_to_publish(
     synced: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -75,7 +84,7 @@ def test_no_room_to_compact_is_no_reason_not_to_publish(
     caplog.set_level(logging.INFO, "verify_sync")
     loosen(synced)
     monkeypatch.setattr(publishing, "copied", full)
-    synced.move(hours=1)
+    synced.move(hours=25)
     synced.sync()
     assert "not compacted: " in caplog.text
     assert synced.stored().keys() >= synced.truth().keys()
