@@ -23,6 +23,7 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.providers.doc import CustomLoaderDocProvider
 from dlt.common.configuration.providers.provider import ConfigProvider
 from dlt.common.configuration.specs import PluggableRunContext
+from dlt.common.configuration.utils import get_resolved_traces
 from dlt.common.exceptions import DltException
 from dlt.common.runtime.run_context import RunContext
 from dlt.pipeline.exceptions import PipelineStepFailed
@@ -155,7 +156,10 @@ class Loader:
         self._known = self._loads()
         if self._known == loads:
             raise Failure(f"loading failed: the rows did not arrive in {self._database.loading}")
-        gc.collect()  # errors that dlt has caught keep frames alive, and with them the package
+        # Errors that dlt has caught keep frames alive, and with them the package. It notes each
+        # option that it looked up, with such an error, and forgets them only if it keeps a trace.
+        get_resolved_traces().clear()
+        gc.collect()
         return self._attempts() - before
 
     @contextmanager

@@ -6,20 +6,24 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, get_args
 
 import duckdb
+import pyarrow as pa
 import pytest
 from dlt.common import known_env
 from dlt.common.configuration.specs import BaseConfiguration
 from dlt.pipeline.configuration import PipelineConfiguration
 
 from pipelines.errors import Failure
+from pipelines.reading.package import Package
+from pipelines.twilio.columns import ATTEMPTS, REJECTED
 from pipelines.warehouse import loading
-from tests.worlds import REPOSITORY, World, environment_of
+from tests.worlds import NOW, REPOSITORY, World, environment_of
 
 SECTIONS = (
     "", "PIPELINES__", "PIPELINES__VERIFY_SYNC__", "VERIFY_SYNC__", "SOURCES__", "RUNTIME__",
@@ -170,3 +174,16 @@ def test_rows_that_arrive_elsewhere_are_missed(
             synced.sync()
     synced.sync()
     assert synced.stored().keys() >= synced.truth().keys()
+
+
+def test_a_loaded_package_leaves_memory(world: World) -> None:
+    """A sync of many packages takes no more memory than one of few."""
+    warehouse = world.warehouse()
+    with warehouse.opened():
+        for number in range(3):
+            row = {"sid": f"VL{number}", "date_created": NOW, "read_at": NOW}
+            package = Package(pa.Table.from_pylist([row], ATTEMPTS), REJECTED.empty_table())
+            loaded = weakref.ref(package)
+            warehouse.loader.load(package)
+            del package
+            assert loaded() is None
