@@ -17,8 +17,9 @@ from pipelines.warehouse.recovery import LOADS, loads_of, note_published
 from pipelines.warehouse.tables import SCHEMA
 
 _LOOSE = 0.4  # share of free blocks; merging leaves holes in the file
+_LOOSE_IF_SMALL = 0.1
 _COMPACT_EVERY = timedelta(days=1)  # at most
-_FEW = 128  # blocks, 32 MB
+_SMALL = 128  # blocks, 32 MB
 _BLOCKS = """
     select total_blocks, free_blocks from pragma_database_size()
     where database_name = current_database()
@@ -117,16 +118,16 @@ class Publisher:
     def _is_loose(self, now: datetime) -> bool:
         """Whether many blocks of the file are free, and it was not compacted in the last day.
 
-        A small file may be compacted by any run: that takes a moment, and one load changes most of
-        it.
+        For a small file fewer are many: compacting it takes a moment, and replaced rows take more
+        of its other blocks.
         """
         connection = self._database.connection
         ((total, free),) = self._database.rows(_BLOCKS)
         last = mark(connection, COMPACTED)
         age = now - datetime.fromisoformat(last) if last else _COMPACT_EVERY
+        bound = _LOOSE if total > _SMALL else _LOOSE_IF_SMALL
         # A clock that was set back must not put it off.
-        is_early = total > _FEW and timedelta() <= age < _COMPACT_EVERY
-        if free <= _LOOSE * total or is_early:
+        if free <= bound * total or timedelta() <= age < _COMPACT_EVERY:
             return False
         set_mark(connection, COMPACTED, now.isoformat())
         connection.execute("checkpoint")

@@ -49,9 +49,8 @@ def test_the_bytes_are_published(synced: World) -> None:
 
 
 def test_a_loose_file_is_compacted_once_a_day(
-    synced: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    synced: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(publishing, "_FEW", 0)
     caplog.set_level(logging.INFO, "verify_sync")
     sizes = []
     for hours in (25, 1, 23):
@@ -67,12 +66,18 @@ def test_a_loose_file_is_compacted_once_a_day(
     assert not {name for name in names_of(synced) if name.endswith((".new", ".tmp"))}
 
 
-def test_a_small_loose_file_is_compacted_by_any_run(synced: World) -> None:
-    for _ in range(2):
-        loosen(synced)
+@pytest.mark.parametrize("small", [0, 128])
+def test_a_small_file_is_compacted_for_less(
+    synced: World, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    monkeypatch.setattr(publishing, "_SMALL", small)
+    for _ in range(5):
         synced.move(hours=1)
         synced.sync()
-        assert free_blocks(loading(synced)) == 0
+    free = free_blocks(loading(synced))
+    synced.move(hours=25)
+    synced.sync()
+    assert (free_blocks(loading(synced)) < free / 2) == (small > 0)
 
 
 def test_no_room_to_compact_is_no_reason_not_to_publish(
