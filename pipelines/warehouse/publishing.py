@@ -17,9 +17,9 @@ from pipelines.warehouse.recovery import LOADS, loads_of, note_published
 from pipelines.warehouse.tables import SCHEMA
 
 _LOOSE = 0.4  # share of free blocks; merging leaves holes in the file
-_LOOSE_IF_SMALL = 0.1
 _COMPACT_EVERY = timedelta(days=1)  # at most
 _SMALL = 128  # blocks, 32 MB
+_LOOSE_IF_SMALL = 4  # blocks, 1 MB
 _BLOCKS = """
     select total_blocks, free_blocks from pragma_database_size()
     where database_name = current_database()
@@ -125,9 +125,9 @@ class Publisher:
         ((total, free),) = self._database.rows(_BLOCKS)
         last = mark(connection, COMPACTED)
         age = now - datetime.fromisoformat(last) if last else _COMPACT_EVERY
-        bound = _LOOSE if total > _SMALL else _LOOSE_IF_SMALL
+        bound = _LOOSE * total if total > _SMALL else _LOOSE_IF_SMALL
         # A clock that was set back must not put it off.
-        if free <= bound * total or timedelta() <= age < _COMPACT_EVERY:
+        if free <= bound or timedelta() <= age < _COMPACT_EVERY:
             return False
         set_mark(connection, COMPACTED, now.isoformat())
         connection.execute("checkpoint")
