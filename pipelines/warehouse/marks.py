@@ -26,10 +26,10 @@ def create_marks(connection: Connection) -> None:
 def mark(connection: Connection, name: str) -> str | None:
     """Returns the value of the mark, or None if it was never set."""
     try:
-        found = connection.execute(mark_sql(name)).fetchone()
+        found = connection.execute(mark_sql(name)).fetchall()
     except duckdb.CatalogException:  # a file of an earlier release
         return None
-    return str(found[0]) if found else None
+    return str(found[0][0]) if found else None
 
 
 def mark_sql(name: str) -> str:

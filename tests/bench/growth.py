@@ -181,7 +181,7 @@ def _byte_copy(file: Path) -> Cost:
         subprocess.run(command, check=True)
         after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - started
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        costs.append(Cost(wall, cpu, 0, 0, 0, 0))
+        costs.append(Cost(wall, cpu, 0, 0, 0))
     copy.unlink()
     return median(costs[1:])  # the first one replaces nothing
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -34,19 +33,16 @@ _, status, usage = os.wait4(pid, 0)
 print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-_PUBLISHING = re.compile(r"including ([\d.]+) s for publishing")
 
 
 class Cost(NamedTuple):
-    """Wall and CPU seconds, peak resident megabytes, stored rows, answered requests, and the
-    seconds of publishing that the command reports (part of the wall time)."""
+    """Wall and CPU seconds, peak resident megabytes, stored rows and answered requests."""
 
     wall: float
     cpu: float
     peak: float
     rows: float
     requests: float
-    publishing: float
 
 
 def median(costs: Iterable[Cost]) -> Cost:
@@ -65,7 +61,6 @@ def measure(command: tuple[str, ...], sandbox: Sandbox, folder: Path, **settings
         sys.exit(f"{command} failed with exit code {child.returncode}:\n{told}")
     with duckdb.connect(str(folder / "verify.duckdb"), read_only=True) as connection:
         (rows,) = connection.execute("select count(*) from twilio_verify.attempts").fetchall()[0]
-    publishing = _PUBLISHING.search(told)
     *_, cpu, peak = told.split()
     return Cost(
         wall,
@@ -73,7 +68,6 @@ def measure(command: tuple[str, ...], sandbox: Sandbox, folder: Path, **settings
         float(peak) / 1024,
         rows,
         len(sandbox.log) - before,
-        float(publishing[1]) if publishing else 0.0,
     )
 
 
